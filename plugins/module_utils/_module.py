@@ -35,6 +35,7 @@ def conclude(module: AnsibleModule, operation: t.Callable[[], dict[str, t.Any]])
             **extra,
         )
     module.exit_json(**result)
+    raise AssertionError("exit_json does not return")
 
 
 def require_library(name: str, package: str, *, minimum: tuple[int, ...] = ()) -> t.Any:

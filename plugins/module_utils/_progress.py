@@ -101,21 +101,10 @@ class Progress:
 
 def progress_line(state: dict[str, t.Any]) -> str:
     """``fetch 43% 1.0/2.3 GiB 160.0 MiB/s eta 8s`` for a snapshot."""
-    done, total, unit = state["done"], state.get("total"), state.get("unit", "")
     words = [state["phase"]]
-    if total:
-        words.append(f"{min(100, 100 * done // total)}%")
-    if unit == BYTES:
-        if total:
-            words.append(_pair(done, total))
-        elif done:
-            words.append(human_bytes(done))
-        if done:
-            words.append(f"{human_bytes(state['rate'])}/s")
-    elif total:
-        words.append(f"{done}/{total} {unit}".rstrip())
-    elif done:
-        words.append(f"{done} {unit}".rstrip())
+    if state.get("total"):
+        words.append(f"{min(100, 100 * state['done'] // state['total'])}%")
+    words += _amount_words(state)
     if state.get("eta") is not None:
         words.append(f"eta {_clock_text(state['eta'])}")
     elif state.get("elapsed"):
@@ -123,6 +112,18 @@ def progress_line(state: dict[str, t.Any]) -> str:
     if state.get("detail"):
         words.append(state["detail"])
     return " ".join(words)
+
+
+def _amount_words(state: dict[str, t.Any]) -> list[str]:
+    done, total, unit = state["done"], state.get("total"), state.get("unit", "")
+    if not done and not total:
+        return []
+    if unit != BYTES:
+        return [f"{done}/{total} {unit}".rstrip() if total else f"{done} {unit}".rstrip()]
+    words = [_pair(done, total) if total else human_bytes(done)]
+    if done:
+        words.append(f"{human_bytes(state['rate'])}/s")
+    return words
 
 
 def _pair(done: float, total: float) -> str:

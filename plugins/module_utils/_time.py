@@ -11,7 +11,8 @@ from ansible_collections.fileforge.ops.plugins.module_utils._errors import Inval
 
 UTC = datetime.timezone.utc
 _ISO = re.compile(
-    r"(?P<date>\d{4}-\d{2}-\d{2})[T ](?P<time>\d{2}:\d{2}(?::\d{2})?)(?:[.,](?P<fraction>\d{1,6}))?\s*(?P<zone>Z|UTC|[+-]\d{2}(?::?\d{2})?)?$",
+    r"(?P<date>\d{4}-\d{2}-\d{2})[T ](?P<time>\d{2}:\d{2}(?::\d{2})?)(?:[.,](?P<fraction>\d{1,6}))?"
+    r"\s*(?P<zone>Z|UTC|[+-]\d{2}(?::?\d{2})?)?$",
     re.IGNORECASE,
 )
 
