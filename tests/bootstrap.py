@@ -33,10 +33,10 @@ def candidates():
     """Interpreters to try, newest first: named on PATH, then those of version managers, then this one."""
     managed = os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv")
     for minor in MINORS:
-        name = "python3.{0}".format(minor)
+        name = f"python3.{minor}"
         for directory in os.environ.get("PATH", "").split(os.pathsep):
             yield os.path.join(directory, name)
-        yield from sorted(glob.glob(os.path.join(managed, "versions", "3.{0}.*".format(minor), "bin", "python3")))
+        yield from sorted(glob.glob(os.path.join(managed, "versions", f"3.{minor}.*", "bin", "python3")))
         yield os.path.join("/usr/local/bin", name)
     yield shutil.which("python3") or sys.executable
 
@@ -53,7 +53,7 @@ def usable_python():
         except (OSError, subprocess.SubprocessError):
             continue
         if int(answer[0]) == 3 and int(answer[1]) in MINORS:
-            return answer[2], "{0}.{1}".format(*answer[:2])
+            return answer[2], "{}.{}".format(*answer[:2])
     raise SystemExit(
         "setup: no usable Python 3.11 to 3.14 with the venv module was found.\n"
         "  On Debian or Ubuntu: apt-get install python3 python3-venv (Debian 12 or newer, Ubuntu 24.04 or newer)."
@@ -77,21 +77,21 @@ def install_packages():
     missing = missing_packages()
     if not missing:
         return
-    command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends"] + missing
+    command = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise SystemExit("setup: missing on this machine: {0}\n  As root: {1}".format(" ".join(missing), " ".join(command)))
-    say("setup: installing {0}".format(" ".join(missing)))
+        raise SystemExit("setup: missing on this machine: {}\n  As root: {}".format(" ".join(missing), " ".join(command)))
+    say("setup: installing {}".format(" ".join(missing)))
     environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
     for argv in (["apt-get", "update", "-qq"], command):
         done = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         if done.returncode != 0:
-            raise SystemExit("setup: {0} failed:\n{1}".format(" ".join(argv), done.stdout[-3000:]))
+            raise SystemExit("setup: {} failed:\n{}".format(" ".join(argv), done.stdout[-3000:]))
 
 
 def fingerprint(python):
     """Hash of the interpreter, this file and the pins."""
     digest = hashlib.sha256(python.encode())
-    for path in REQUIREMENTS + [os.path.abspath(__file__)]:
+    for path in [*REQUIREMENTS, os.path.abspath(__file__)]:
         with open(path, "rb") as stream:
             digest.update(stream.read())
     return digest.hexdigest()
@@ -99,10 +99,10 @@ def fingerprint(python):
 
 def pip(*arguments):
     """Run the environment's pip; show its output only when it fails."""
-    argv = [os.path.join(VENV, "bin", "python"), "-m", "pip", "--disable-pip-version-check"] + list(arguments)
+    argv = [os.path.join(VENV, "bin", "python"), "-m", "pip", "--disable-pip-version-check", *list(arguments)]
     done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode != 0:
-        raise SystemExit("setup: {0} failed:\n{1}".format(" ".join(argv), done.stdout[-4000:]))
+        raise SystemExit("setup: {} failed:\n{}".format(" ".join(argv), done.stdout[-4000:]))
 
 
 def make_environment():
@@ -113,7 +113,7 @@ def make_environment():
         with open(STAMP, encoding="utf-8") as stream:
             if stream.read() == wanted:
                 return
-    say("setup: making .venv with Python {0} ({1})".format(version, python))
+    say(f"setup: making .venv with Python {version} ({python})")
     shutil.rmtree(VENV, ignore_errors=True)
     subprocess.run([python, "-m", "venv", VENV], check=True)
     pip("install", "-q", "-r", REQUIREMENTS[0])
