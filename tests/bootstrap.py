@@ -20,7 +20,8 @@ STAMP = os.path.join(VENV, "made-from")
 REQUIREMENTS = [os.path.join(ROOT, "requirements", name) for name in ("dev.txt", "postgresql-18.txt")]
 DEBIAN = os.path.join(ROOT, "requirements", "debian.txt")
 MINORS = range(14, 10, -1)
-PROBE = "import ensurepip, ssl, venv, sys; print(*sys.version_info[:2], sys.executable)"
+# The base interpreter: a virtual environment (perhaps our own, which make puts first on PATH) is no ground to build on.
+PROBE = "import ensurepip, ssl, venv, sys; print(*sys.version_info[:2], getattr(sys, '_base_executable', sys.executable))"
 
 
 def say(text):
