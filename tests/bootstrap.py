@@ -54,7 +54,7 @@ def usable_python():
         except (OSError, subprocess.SubprocessError):
             continue
         if int(answer[0]) == 3 and int(answer[1]) in MINORS:
-            return answer[2], "{}.{}".format(*answer[:2])
+            return os.path.realpath(answer[2]), "{}.{}".format(*answer[:2])
     raise SystemExit(
         "setup: no usable Python 3.11 to 3.14 with the venv module was found.\n"
         "  On Debian or Ubuntu: apt-get install python3 python3-venv (Debian 12 or newer, Ubuntu 24.04 or newer)."
