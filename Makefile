@@ -9,7 +9,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PYTHONDONTWRITEBYTECODE := 1
 PYTEST := python -m pytest -p no:cacheprovider
 
-.PHONY: help setup drill test lint lint-quick sanity unit integration faults bench lab-up lab-status lab-down docs clean
+.PHONY: help setup drill test lint lint-quick sanity unit integration faults molecule bench lab-up lab-status lab-down docs clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,6 +43,10 @@ integration: setup ## Modules and playbooks against real servers
 
 faults: setup ## Kill, corrupt, cut and fill, then run again
 	$(PYTEST) -q tests/faults
+
+molecule: ## Roles on real systemd hosts over ssh (Debian 12 and 13)
+	@python3 tests/bootstrap.py molecule
+	@python -m tests.molecule
 
 bench: setup ## Measure against peers in the same run
 	@python -m tests.bench

@@ -4,7 +4,7 @@
 
 Takes the newest Python (3.11 to 3.14) that can make virtual environments, the newest ansible-core that runs on it (pinned), and,
 where it is root on Debian, the distribution's packages. Anything it cannot do itself it names, with the command that would.
-Idempotent: a stamp holds a hash of all that the environment was made from.
+With the argument ``molecule`` it also installs what makes systemd hosts. Idempotent: a stamp holds a hash of all that the environment was made from.
 """
 
 import glob
@@ -18,7 +18,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 STAMP = os.path.join(VENV, "made-from")
 REQUIREMENTS = [os.path.join(ROOT, "requirements", name) for name in ("dev.txt", "postgresql-18.txt")]
-DEBIAN = os.path.join(ROOT, "requirements", "debian.txt")
+DEBIAN = [os.path.join(ROOT, "requirements", name) for name in ("debian.txt", "debian-molecule.txt")]
 MINORS = range(14, 10, -1)
 # The base interpreter: a virtual environment (perhaps our own, which make puts first on PATH) is no ground to build on.
 PROBE = "import ensurepip, ssl, venv, sys; print(*sys.version_info[:2], getattr(sys, '_base_executable', sys.executable))"
@@ -64,8 +64,10 @@ def usable_python():
 def missing_packages():
     """Debian packages whose witness is not there."""
     missing = []
-    with open(DEBIAN, encoding="utf-8") as stream:
-        rows = [line.split() for line in stream if line.strip() and not line.startswith("#")]
+    rows = []
+    for path in DEBIAN[: 2 if "molecule" in sys.argv[1:] else 1]:
+        with open(path, encoding="utf-8") as stream:
+            rows += [line.split() for line in stream if line.strip() and not line.startswith("#")]
     for package, witness in rows:
         there = glob.glob(witness) if "/" in witness else shutil.which(witness)
         if not there:
