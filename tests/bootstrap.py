@@ -4,8 +4,8 @@
 
 Takes the newest Python (3.11 to 3.14) that can make virtual environments, the newest ansible-core that runs on it (pinned), and,
 where it is root on Debian, the distribution's packages. Anything it cannot do itself it names, with the command that would.
-With the argument
-``molecule`` it also installs what makes systemd hosts. Idempotent: a stamp holds a hash of all that the environment was made from.
+With the argument ``molecule`` it also installs what makes systemd hosts.
+Idempotent: a stamp holds a hash of all that the environment was made from.
 """
 
 import glob

@@ -72,8 +72,9 @@ def namespaces_up() -> None:
     run("ip", "-n", NETNS, "link", "set", "lo", "up")
     run("unshare", f"--mount={MOUNTNS}", "--propagation", "private", "mount", "-t", "cgroup2", "none", "/sys/fs/cgroup")
     with (WORK / "slirp.log").open("w") as log:
+        namespace = ["--netns-type=path", f"/run/netns/{NETNS}", "tap0"]
         slirp = subprocess.Popen(
-            ["slirp4netns", "--configure", "--mtu=65520", "--disable-host-loopback", "--netns-type=path", "/run/netns/" + NETNS, "tap0"],
+            ["slirp4netns", "--configure", "--mtu=65520", "--disable-host-loopback", *namespace],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     SLIRP_PID.write_text(str(slirp.pid))
