@@ -1,0 +1,302 @@
+# Copyright (c) FileForge operations
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures of the integration tests: real servers on loopback, and the collection's modules through real Ansible."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import typing as t
+import uuid
+from pathlib import Path
+
+import pytest
+
+from tests.lab import ROOT
+from tests.lab.daemon import start_time, wait_until
+from tests.lab.place import workplace
+from tests.lab.postgres import PostgresCluster
+from tests.lab.s3 import S3Server
+
+MARK = "FILEFORGE_TEST_RUN"
+Arguments = t.Mapping[str, t.Any]
+
+
+@pytest.fixture(scope="session")
+def session_place() -> t.Iterator[Path]:
+    """A directory of this test session that PostgreSQL's user can reach; removed at the end."""
+    place = workplace(f"tests/{os.getpid()}-{uuid.uuid4().hex[:6]}")
+    yield place
+    shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture
+def place(session_place: Path) -> t.Iterator[Path]:
+    """A directory of one test that PostgreSQL's user can reach."""
+    directory = session_place / uuid.uuid4().hex[:8]
+    directory.mkdir(mode=0o755)
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def s3(session_place: Path) -> t.Iterator[S3Server]:
+    """The session's S3 server."""
+    server = S3Server(session_place / "s3")
+    try:
+        yield server.start()
+    finally:
+        server.destroy()
+
+
+@pytest.fixture
+def bucket(s3: S3Server) -> t.Iterator[str]:
+    """A fresh bucket."""
+    name = s3.create_bucket(f"test-{uuid.uuid4().hex[:12]}")
+    yield name
+    s3.empty_bucket(name)
+    s3.client().delete_bucket(Bucket=name)
+
+
+class PostgresFactory(t.Protocol):
+    """Makes clusters that are destroyed after the test."""
+
+    def __call__(
+        self, *, version: int = 15, settings: Arguments | None = None, checksums: bool = True, start: bool = True
+    ) -> PostgresCluster:
+        """A new cluster, started unless told otherwise."""
+
+
+@pytest.fixture
+def postgres(place: Path) -> t.Iterator[PostgresFactory]:
+    """Factory of PostgreSQL clusters."""
+    made: list[PostgresCluster] = []
+
+    def factory(
+        *, version: int = 15, settings: Arguments | None = None, checksums: bool = True, start: bool = True
+    ) -> PostgresCluster:
+        cluster = PostgresCluster(place / f"pg{len(made)}", version=version)
+        made.append(cluster)
+        cluster.create(settings or {}, checksums)
+        return cluster.start() if start else cluster
+
+    yield factory
+    for cluster in made:
+        cluster.destroy()
+
+
+class ModuleRun:
+    """One module under a running Ansible, in the background."""
+
+    def __init__(
+        self, place: Path, name: str, arguments: Arguments, *, check: bool, diff: bool, interpreter: str, env: Arguments
+    ) -> None:
+        self.name = name
+        self.mark = uuid.uuid4().hex
+        self.directory = place / self.mark[:8]
+        self.directory.mkdir(parents=True)
+        self.result_file = self.directory / "result.json"
+        self.output_file = self.directory / "output.txt"
+        playbook = self.directory / "playbook.json"
+        playbook.write_text(json.dumps(self._playbook(arguments, interpreter)), encoding="utf-8")
+        playbook.chmod(0o600)
+        argv = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", str(playbook)]
+        argv += ["--check"] if check else []
+        argv += ["--diff"] if diff else []
+        with self.output_file.open("wb") as output:
+            self.process = subprocess.Popen(
+                argv,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, **self._environment(), **env},
+            )
+
+    def _playbook(self, arguments: Arguments, interpreter: str) -> list[dict[str, t.Any]]:
+        run = {"name": "Run", f"fileforge.ops.{self.name}": dict(arguments), "register": "outcome", "ignore_errors": True}
+        keep = {
+            "name": "Keep the result",
+            "ansible.builtin.copy": {"content": "{{ outcome | to_json }}", "dest": str(self.result_file), "mode": "0600"},
+            "check_mode": False,
+            "diff": False,
+        }
+        play = {"name": "One module", "hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [run, keep]}
+        return [{**play, "vars": {"ansible_python_interpreter": interpreter}}]
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            MARK: self.mark,
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_CALLBACKS_ENABLED": "",
+            "ANSIBLE_HOME": str(self.directory / "ansible"),
+            "ANSIBLE_ASYNC_DIR": str(self.directory / "async"),
+            "ANSIBLE_LOCALHOST_WARNING": "false",
+            "ANSIBLE_NOCOLOR": "true",
+            "ANSIBLE_FORCE_COLOR": "false",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+
+    def processes(self, fragment: str = "") -> list[int]:
+        """Pids of this run's processes (also those that left its process tree) whose command line holds the fragment."""
+        needle = f"{MARK}={self.mark}".encode()
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                mine = needle in (entry / "environ").read_bytes() and fragment.encode() in (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if mine and start_time(int(entry.name)) is not None:
+                found.append(int(entry.name))
+        return found
+
+    def module_processes(self) -> list[int]:
+        """Pids of the module itself, wherever it runs."""
+        return [pid for pid in self.processes("AnsiballZ_") if pid != self.process.pid]
+
+    def wait_for(self, condition: t.Callable[[], object], timeout: float = 60, what: str = "the awaited moment") -> None:
+        """Wait until the condition holds; fails at once when the run ends before."""
+
+        def reached() -> bool:
+            if condition():
+                return True
+            if self.process.poll() is not None:
+                raise AssertionError(f"{self.name} ended before {what}:\n{self.output()}")
+            return False
+
+        wait_until(reached, timeout, what, every=0.01)
+
+    def kill_module(self) -> None:
+        """SIGKILL to the module and its helpers; Ansible itself lives on and reports the failure."""
+        self._kill(self.module_processes())
+
+    def kill_controller(self) -> None:
+        """SIGKILL to Ansible and to the module."""
+        self._kill([*self.processes("ansible-playbook"), *self.module_processes()])
+
+    def _kill(self, victims: t.Sequence[int]) -> None:
+        for pid in victims:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if self.process.pid in victims:
+            self.process.wait(10)
+        wait_until(lambda: all(start_time(pid) is None for pid in victims), 20, "killed processes to be gone")
+
+    def output(self) -> str:
+        """What Ansible printed so far."""
+        return self.output_file.read_text(encoding="utf-8", errors="replace")
+
+    def wait(self, timeout: float = 300) -> dict[str, t.Any]:
+        """Wait for the end; the module's result. A run without a result fails the test."""
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill_controller()
+            raise AssertionError(f"{self.name} did not end within {timeout} s:\n{self.output()}") from None
+        if not self.result_file.exists():
+            raise AssertionError(f"{self.name} gave no result:\n{self.output()}")
+        result: dict[str, t.Any] = json.loads(self.result_file.read_text(encoding="utf-8"))
+        return result
+
+    def close(self) -> None:
+        """Leave nothing running."""
+        if self.process.poll() is None:
+            self.kill_controller()
+        self._kill(self.module_processes())
+
+
+class ModuleStarter(t.Protocol):
+    """Starts a module in the background."""
+
+    def __call__(
+        self,
+        name: str,
+        args: Arguments,
+        *,
+        check: bool = False,
+        diff: bool = False,
+        interpreter: str = sys.executable,
+        env: Arguments | None = None,
+    ) -> ModuleRun:
+        """The running module."""
+
+
+class ModuleRunner(t.Protocol):
+    """Runs a module to its end."""
+
+    def __call__(
+        self,
+        name: str,
+        args: Arguments,
+        check: bool = False,
+        diff: bool = False,
+        expect_failure: bool = False,
+        *,
+        timeout: float = 300,
+        interpreter: str = sys.executable,
+        env: Arguments | None = None,
+    ) -> dict[str, t.Any]:
+        """The module's result; ``output`` in it is what Ansible printed."""
+
+
+@pytest.fixture
+def start_module(place: Path) -> t.Iterator[ModuleStarter]:
+    """Start a module through real Ansible in the background; kill it at will."""
+    runs: list[ModuleRun] = []
+
+    def start(
+        name: str,
+        args: Arguments,
+        *,
+        check: bool = False,
+        diff: bool = False,
+        interpreter: str = sys.executable,
+        env: Arguments | None = None,
+    ) -> ModuleRun:
+        run = ModuleRun(place / "runs", name, args, check=check, diff=diff, interpreter=interpreter, env=env or {})
+        runs.append(run)
+        return run
+
+    yield start
+    for run in runs:
+        run.close()
+
+
+@pytest.fixture
+def run_module(start_module: ModuleStarter) -> ModuleRunner:
+    """Run a module through real Ansible with the repository's configuration and return its result."""
+
+    def run(
+        name: str,
+        args: Arguments,
+        check: bool = False,
+        diff: bool = False,
+        expect_failure: bool = False,
+        *,
+        timeout: float = 300,
+        interpreter: str = sys.executable,
+        env: Arguments | None = None,
+    ) -> dict[str, t.Any]:
+        started = time.monotonic()
+        module = start_module(name, args, check=check, diff=diff, interpreter=interpreter, env=env)
+        result = module.wait(timeout)
+        result["output"] = module.output()
+        result["seconds"] = time.monotonic() - started
+        failed = bool(result.get("failed"))
+        if failed != expect_failure:
+            raise AssertionError(
+                f"{name}: failed={failed}: {result.get('msg')}\n{result.get('exception', '')}\n{result['output'][-4000:]}"
+            )
+        return result
+
+    return run
