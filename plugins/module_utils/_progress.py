@@ -3,7 +3,8 @@
 """Progress of long steps: published to a file that the action plugin reads, and timed by phase. PRIVATE to the collection.
 
 The file holds one JSON object, written whole and renamed, at most twice a second:
-``{"phase", "done", "total", "unit", "rate", "eta", "elapsed", "detail"}`` with ``rate`` in units a second and times in seconds.
+``{"phase", "done", "total", "unit", "rate", "eta", "elapsed", "detail"}`` with ``rate`` in units a second and times in seconds, and
+``running`` (whether the phase goes on) and ``ended`` (the timings of the phases before, and of this one when it has ended).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Progress:
         self._total: int | None = None
         self._unit = ""
         self._detail = ""
+        self._running = False
         self.timings: list[dict[str, t.Any]] = []
         """Ended phases in order: ``{"phase", "seconds", "done", "unit"}``."""
 
@@ -44,6 +46,7 @@ class Progress:
         with self._lock:
             self._phase, self._total, self._unit = name, total, unit
             self._done, self._detail, self._begin = 0, "", self._clock()
+            self._running = True
             self._publish(force=True)
         try:
             yield self
@@ -52,6 +55,7 @@ class Progress:
                 self.timings.append(
                     {"phase": name, "seconds": round(self._clock() - self._begin, 3), "done": self._done, "unit": self._unit}
                 )
+                self._running = False
                 self._publish(force=True)
 
     def advance(self, count: int, detail: str = "") -> None:
@@ -93,7 +97,7 @@ class Progress:
         partial = f"{self._path}.partial"
         try:
             with open(partial, "w", encoding="utf-8") as stream:
-                json.dump(self.snapshot(), stream)
+                json.dump({**self.snapshot(), "running": self._running, "ended": self.timings}, stream)
             os.replace(partial, self._path)
         except OSError:
             self._path = None  # a lost view must not stop the work
@@ -112,6 +116,16 @@ def progress_line(state: dict[str, t.Any]) -> str:
     if state.get("detail"):
         words.append(state["detail"])
     return " ".join(words)
+
+
+def ended_line(timing: dict[str, t.Any]) -> str:
+    """``fetch done: 2.3 GiB in 14s (164.3 MiB/s)`` for an ended phase's timing."""
+    seconds, done, unit = timing["seconds"], timing["done"], timing["unit"]
+    line = f"{timing['phase']} done: "
+    if done:
+        line += f"{human_bytes(done) if unit == BYTES else f'{done} {unit}'.rstrip()} "
+    line += f"in {_clock_text(seconds) if seconds >= 10 else f'{seconds:.1f}s'}"
+    return f"{line} ({human_bytes(done / seconds)}/s)" if done and unit == BYTES and seconds >= 0.1 else line
 
 
 def _amount_words(state: dict[str, t.Any]) -> list[str]:

@@ -4,9 +4,9 @@
 
 Each line is one JSON object in canonical form (sorted keys, no white space, ASCII). ``prev`` is the hash of the line before
 (64 zeros in the first), ``hash`` is the SHA-256 of ``prev`` followed by the canonical form of the line without ``hash``, and
-``seq`` counts from 1. The first line is a ``playbook_start`` and the last a ``playbook_end``: a journal without its end was cut, or its run
-was killed. The chain finds accidents and careless edits; who can write the file can also write another one, so the last hash of
-a journal is worth keeping elsewhere (reports do).
+``seq`` counts from 1. The first line is a ``playbook_start`` and the last a ``playbook_end``: a journal without its end was cut,
+or its run was killed. The chain finds accidents and careless edits; who can write the file can also write another one, so the
+last hash of a journal is worth keeping elsewhere (reports do).
 """
 
 from __future__ import annotations
