@@ -158,6 +158,8 @@ class PostgresCluster:
             except ProcessLookupError:
                 continue
         wait_until(lambda: all(start_time(number) is None for number in everyone), 20, "killed PostgreSQL to be gone")
+        # Until init has reaped it, the dead server's pid still looks alive to the next one.
+        wait_until(lambda: not Path(f"/proc/{pid}").exists(), 20, "killed PostgreSQL to be reaped")
 
     @property
     def pid(self) -> int | None:
