@@ -136,7 +136,7 @@ class ModuleRun:
         return {
             MARK: self.mark,
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_CALLBACKS_ENABLED": "",
+            "ANSIBLE_CALLBACKS_ENABLED": "ansible.builtin.default",  # no journal
             "ANSIBLE_HOME": str(self.directory / "ansible"),
             "ANSIBLE_ASYNC_DIR": str(self.directory / "async"),
             "ANSIBLE_LOCALHOST_WARNING": "false",
