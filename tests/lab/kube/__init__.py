@@ -20,8 +20,9 @@ What a pod is here:
 - A Service listens on its own address in 127.78.0.0/16, or on 127.0.0.1 at its ``nodePort``, and forwards to the ready pods.
 - There are no mounts, no network name spaces, no exec, attach or port-forward.
 
-Faults that tests switch on, at any time, in the ConfigMap ``kube-system/lab-controls``: ``unpullableImages`` (lines of a pattern
-and, if wanted, not-found, unauthorized or timeout), ``metrics`` (``on``, ``missing`` for 404, ``broken`` for 503). A container over its
-memory limit is killed with OOMKilled; the pod annotation ``lab.fileforge.ops/oom-kill: CONTAINER`` does that to one that is not. A
-ResourceQuota refuses pods. Requests larger than the node's ``--cpu`` and ``--memory`` leave pods unscheduled.
+Faults that tests switch on, at any time, in the ConfigMap ``kube-system/lab-controls``: ``unpullableImages`` (lines of a
+pattern and, if wanted, not-found, unauthorized or timeout), ``metrics`` (``on``, ``missing`` for 404, ``broken`` for 503). A
+container over its memory limit is killed with OOMKilled; the pod annotation ``lab.fileforge.ops/oom-kill: CONTAINER`` does that
+to one that is not. A ResourceQuota refuses pods. Requests larger than the node's ``--cpu`` and ``--memory`` leave pods
+unscheduled.
 """

@@ -150,9 +150,10 @@ class Api:
             return _json(discovery.VERSION)
         if path == "/openapi/v3":
             return _json(discovery.openapi_index())
-        match = re.fullmatch(r"(?P<open>/openapi/v3)?/(?:api|apis)/(?P<group>v1|[^/]+/[^/]+)", path)
+        match = re.fullmatch(r"(?P<open>/openapi/v3)?/(?:api/(?P<core>v1)|apis/(?P<group>[^/]+/[^/]+))", path)
         if match is not None:
-            found = discovery.openapi_document(match["group"]) if match["open"] else discovery.api_resources(match["group"], hidden)
+            group = match["core"] or match["group"]
+            found = discovery.openapi_document(group) if match["open"] else discovery.api_resources(group, hidden)
             if found is None:
                 raise errors.no_such_path()
             return _json(found)
