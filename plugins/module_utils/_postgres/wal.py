@@ -145,7 +145,7 @@ def ancestry(timeline: int, entries: t.Sequence[HistoryEntry] = ()) -> tuple[Tim
 COMMIT, ABORT = "commit", "abort"
 _KINDS = {0x00: COMMIT, 0x20: ABORT, 0x30: "commit_prepared", 0x40: "abort_prepared"}
 _RM_XLOG, _RM_XACT = 0, 1
-_XLOG_SWITCH = 0x40
+_XLOG_SWITCH, _XLOG_BACKUP_END = 0x40, 0x50
 _CONTINUES, _LONG, _OVERWRITES = 0x1, 0x2, 0x8
 _SHORT_HEADER, _LONG_HEADER, _RECORD_HEADER = 24, 40, 24
 _HEAD = 48
@@ -153,7 +153,7 @@ _HEAD = 48
 _PAGE = struct.Struct("<HHIQI")
 _LONG_PART = struct.Struct("<QII")
 _RECORD = struct.Struct("<IIQBB")
-_TIME = struct.Struct("<q")
+_NUMBER = struct.Struct("<q")
 _LENGTH = struct.Struct("<I")
 _MAJORS = {0xD101: 12, 0xD106: 13, 0xD10D: 14, 0xD110: 15, 0xD113: 16, 0xD116: 17, 0xD118: 18}
 
@@ -223,6 +223,8 @@ class WalReader:
         self.timeline = 0
         """Timeline of the last valid page (higher than the first one's after a switch inside the segment)."""
         self.transactions: list[Transaction] = []
+        self.backup_ends: list[tuple[int, int]] = []
+        """Base backups that ended: where each began, and the end of the record that says so."""
         self.ended = False
         self.switched = False
         self.end_lsn = 0
@@ -305,9 +307,8 @@ class WalReader:
             self.end_lsn = lsn
             return
         self._previous = lsn
-        if manager == _RM_XACT:
-            self._transaction(head, 0, lsn, xid, info)
-        self.switched = manager == _RM_XLOG and info & 0xF0 == _XLOG_SWITCH
+        if manager <= _RM_XACT:
+            self._note(head, 0, manager, info, xid, lsn)
 
     def _forget_open(self) -> None:
         self.open_head, self.open_lsn, self._need, self._lead_open = b"", None, 0, False
@@ -329,22 +330,26 @@ class WalReader:
                 self._open(data, position, end, delta)
                 break
             previous = position + delta
-            if manager <= _RM_XACT and self._special(data, position, manager, info, xid, previous):
-                position = (after + 7) & -8
-                break
             position = (after + 7) & -8
+            if manager <= _RM_XACT:
+                self.end_lsn = position + delta
+                self._note(data, previous - delta, manager, info, xid, previous)
+                if self.switched:
+                    break
         self._previous = previous
         self.end_lsn = min(position, end) + delta
 
-    def _special(self, data: bytes | bytearray | memoryview, position: int, manager: int, info: int, xid: int, lsn: int) -> bool:
-        """Note a transaction's end; true for the record after which the rest of the segment is empty."""
+    def _note(self, data: bytes | bytearray | memoryview, position: int, manager: int, info: int, xid: int, lsn: int) -> None:
+        """Keep what matters of a record that ends at ``end_lsn`` and whose head is at ``position``."""
         if manager == _RM_XACT:
-            length = _LENGTH.unpack_from(data, position)[0]
-            self.end_lsn = lsn + _aligned(length)
-            self._transaction(data, position, lsn, xid, info)
-            return False
-        self.switched = info & 0xF0 == _XLOG_SWITCH
-        return self.switched
+            kind = _KINDS.get(info & 0x70)
+            time = _first_number(data, position) if kind is not None else None
+            if kind is not None and time is not None:
+                self.transactions.append(Transaction(time, lsn, self.end_lsn, kind, xid))
+        elif info & 0xF0 == _XLOG_SWITCH:
+            self.switched = True
+        elif info & 0xF0 == _XLOG_BACKUP_END:
+            self.backup_ends.append((_first_number(data, position) or 0, self.end_lsn))
 
     def _open(self, data: bytes | bytearray | memoryview, position: int, end: int, delta: int) -> None:
         """A record begins here and goes on in the next page."""
@@ -358,17 +363,9 @@ class WalReader:
         if self._need <= 0:  # a whole record is never shorter than what is left of the page here
             self.ended = True
 
-    def _transaction(self, data: bytes | bytearray | memoryview, position: int, lsn: int, xid: int, info: int) -> None:
-        kind = _KINDS.get(info & 0x70)
-        if kind is None:
-            return
-        time = _transaction_time(data, position)
-        if time is not None:
-            self.transactions.append(Transaction(time, lsn, self.end_lsn, kind, xid))
 
-
-def _transaction_time(data: bytes | bytearray | memoryview, position: int) -> int | None:
-    """The time in a transaction record that begins at ``position``; its data come first, it refers to no blocks."""
+def _first_number(data: bytes | bytearray | memoryview, position: int) -> int | None:
+    """The 64-bit number that a record's data begin with (a time, a position); for records that refer to no blocks."""
     position += _RECORD_HEADER
     sizes = {253: 3, 252: 5, 255: 2, 254: 5}  # origin, top-level transaction, short and long data length
     for _part in range(3):
@@ -380,10 +377,10 @@ def _transaction_time(data: bytes | bytearray | memoryview, position: int) -> in
         position += sizes[part]
         if part >= 254:
             break
-    if position + _TIME.size > len(data):
+    if position + _NUMBER.size > len(data):
         return None
-    time: int = _TIME.unpack_from(data, position)[0]
-    return time
+    number: int = _NUMBER.unpack_from(data, position)[0]
+    return number
 
 
 def _aligned(length: int) -> int:
@@ -397,6 +394,7 @@ class SegmentScan:
     header: SegmentHeader
     transactions: tuple[Transaction, ...]
     """Those whose records begin and end in this segment."""
+    backup_ends: tuple[tuple[int, int], ...]
     end_lsn: int
     complete: bool
     """Whether valid WAL reaches the end of the segment, or a switch record closes it."""
@@ -426,6 +424,7 @@ def scan_segment(data: t.Iterable[bytes | bytearray | memoryview] | bytes) -> Se
     return SegmentScan(
         reader.header,
         tuple(reader.transactions),
+        tuple(reader.backup_ends),
         reader.end_lsn,
         not reader.ended,
         reader.timeline,
@@ -445,7 +444,7 @@ def split_transaction(before: SegmentScan, after: SegmentScan) -> Transaction | 
         return None
     _length, xid, _previous, info, manager = _RECORD.unpack_from(head, 0)
     kind = _KINDS.get(info & 0x70)
-    time = _transaction_time(head, 0) if manager == _RM_XACT and kind is not None else None
+    time = _first_number(head, 0) if manager == _RM_XACT and kind is not None else None
     if kind is None or time is None:
         return None
     return Transaction(time, before.tail_lsn, after.lead_end, kind, xid)
