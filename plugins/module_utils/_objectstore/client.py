@@ -99,7 +99,7 @@ class S3Options:
 
 @dataclasses.dataclass(frozen=True)
 class ObjectInfo:
-    """An object as a listing shows it; ``metadata`` and ``version_id`` are only known from ``head``."""
+    """An object as a listing shows it; what follows ``last_modified`` is only known from ``head`` and ``stream``."""
 
     key: str
     size: int
@@ -107,6 +107,8 @@ class ObjectInfo:
     last_modified: datetime.datetime | None = None
     metadata: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
     version_id: str | None = None
+    encryption: str | None = None
+    """How the service encrypts it; with any but None and AES256 the ETag is no MD5."""
 
 
 class Store:
@@ -199,14 +201,7 @@ class Store:
         extra = {} if version_id is None else {"VersionId": version_id}
         with self._errors("look at", key):
             answer = self.client.head_object(Bucket=self.bucket, Key=key, **extra)
-        return ObjectInfo(
-            key,
-            answer["ContentLength"],
-            _plain(answer.get("ETag", "")),
-            answer.get("LastModified"),
-            {name.lower(): value for name, value in answer.get("Metadata", {}).items()},
-            answer.get("VersionId"),
-        )
+        return _described(key, answer["ContentLength"], answer)
 
     def exists(self, key: str) -> bool:
         """Whether there is such an object; a bucket that is missing or cannot be read is an error, not a no."""
@@ -232,9 +227,11 @@ class Store:
         length: int | None = None,
         etag: str | None = None,
         chunk: int = CHUNK,
+        on_info: t.Callable[[ObjectInfo], None] = lambda info: None,
     ) -> t.Iterator[bytes]:
         """Chunks of the object (at most ``chunk`` bytes each), going on where a broken connection left off.
 
+        ``on_info`` gets what the first answer tells about the object (with ``length`` bytes as its size) before the first chunk.
         Raises IntegrityError when the object is replaced meanwhile or is not as long as asked for.
         """
         reading = _Reading(start or 0, length, etag)
@@ -242,19 +239,21 @@ class Store:
         while not reading.finished:
             before = reading.done
             try:
-                yield from self._attempt(key, reading, chunk)
+                yield from self._attempt(key, reading, chunk, on_info)
             except Unavailable as error:
                 failures = 1 if reading.done > before else failures + 1
                 if failures >= self.options.attempts or not error.state.get("in_body"):
                     raise
                 self._sleep(random.uniform(0, min(5.0, 0.2 * 2**failures)))  # noqa: S311 - jitter, not a secret
 
-    def _attempt(self, key: str, reading: _Reading, chunk: int) -> t.Iterator[bytes]:
+    def _attempt(self, key: str, reading: _Reading, chunk: int, on_info: t.Callable[[ObjectInfo], None]) -> t.Iterator[bytes]:
         with self._errors("read", key):
             answer = self.client.get_object(Bucket=self.bucket, Key=key, **reading.arguments())
         body = answer["Body"]
         with contextlib.closing(body):
             self._check_answer(key, reading, answer)
+            if not reading.done:
+                on_info(_described(key, reading.left, answer))
             while not reading.finished:
                 with self._errors("read", key, in_body=True):
                     data = body.read(min(chunk, reading.left))
@@ -610,6 +609,18 @@ class MultipartUpload:
         """Drop the parts. Failing to is not an error here: ``sweep_uploads`` finds them later."""
         with contextlib.suppress(OpsError), self._store._errors("abort the upload of", self.key):
             self._store.client.abort_multipart_upload(**self._target())
+
+
+def _described(key: str, size: int, answer: dict[str, t.Any]) -> ObjectInfo:
+    return ObjectInfo(
+        key,
+        size,
+        _plain(answer.get("ETag", "")),
+        answer.get("LastModified"),
+        {name.lower(): value for name, value in answer.get("Metadata", {}).items()},
+        answer.get("VersionId"),
+        answer.get("SSECustomerAlgorithm") or answer.get("ServerSideEncryption"),
+    )
 
 
 def _plain(etag: str) -> str:

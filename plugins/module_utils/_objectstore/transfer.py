@@ -7,6 +7,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import hashlib
 import os
 import typing as t
@@ -14,6 +15,7 @@ import typing as t
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import IntegrityError
 from ansible_collections.fileforge.ops.plugins.module_utils._files import fsync_directory
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import MIB, ObjectInfo, Store, run_all
+from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.digests import is_md5
 
 RANGE = 8 * MIB
 Range = t.Tuple[int, int]
@@ -101,27 +103,32 @@ def download_file(
     pieces = fetch_ranges(store, key, info.etag, split_ranges(info.size, piece), workers=workers)
     try:
         with contextlib.closing(pieces):  # type: ignore[type-var]
-            digest = write_checked(partial, pieces, store.options.where, info, sha256, on_bytes)
-        finish_file(partial, path, mode=mode, owner=owner, mtime_ns=mtime_ns)
+            written = write_pieces(partial, pieces, on_bytes, md5=sha256 is None)
+        check_written(store.options.where, info, sha256, written)
+        finish_file(partial, mode=mode, owner=owner, mtime_ns=mtime_ns)
+        os.replace(partial, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(partial)
         raise
     fsync_directory(os.path.dirname(path) or ".")
-    return digest
+    return written.sha256
 
 
-def write_checked(
-    partial: str,
-    pieces: t.Iterable[bytes],
-    where: str,
-    info: ObjectInfo,
-    sha256: str | None,
-    on_bytes: t.Callable[[int], None],
-) -> str:
-    """Write and sync the pieces to a file of mode 0600; their SHA-256. Raises IntegrityError when that is not the promised one."""
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What was written; ``md5`` is empty unless asked for."""
+
+    sha256: str
+    md5: str
+    size: int
+
+
+def write_pieces(partial: str, pieces: t.Iterable[bytes], on_bytes: t.Callable[[int], None], *, md5: bool) -> Written:
+    """Write and sync the pieces to a file of mode 0600."""
     found = hashlib.sha256()
-    md5 = hashlib.md5(usedforsecurity=False) if sha256 is None and len(info.etag) == 32 else None
+    plain = hashlib.md5(usedforsecurity=False)
+    size = 0
     handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(handle, "wb", buffering=0) as stream:
         for piece in pieces:
@@ -129,16 +136,28 @@ def write_checked(
             while view:
                 view = view[stream.write(view) :]
             found.update(piece)
-            if md5 is not None:
-                md5.update(piece)
+            if md5:
+                plain.update(piece)
+            size += len(piece)
             on_bytes(len(piece))
         os.fsync(stream.fileno())
-    digest = found.hexdigest()
-    if sha256 is not None and digest != sha256:
-        raise damaged(where, info, "SHA-256", sha256, digest)
-    if md5 is not None and md5.hexdigest() != info.etag:
-        raise damaged(where, info, "MD5", info.etag, md5.hexdigest())
-    return digest
+    return Written(found.hexdigest(), plain.hexdigest() if md5 else "", size)
+
+
+def check_written(where: str, info: ObjectInfo, sha256: str | None, written: Written) -> bool:
+    """Whether the bytes could be checked; raises IntegrityError when they are not those that were stored.
+
+    Against the SHA-256, or else the ETag where that is an MD5 (it is none in multipart uploads and with KMS encryption).
+    """
+    if sha256 is not None:
+        if written.sha256 != sha256:
+            raise damaged(where, info, "SHA-256", sha256, written.sha256)
+        return True
+    if not (written.md5 and is_md5(info.etag) and info.encryption in (None, "AES256")):
+        return False
+    if written.md5 != info.etag:
+        raise damaged(where, info, "MD5", info.etag, written.md5)
+    return True
 
 
 def damaged(where: str, info: ObjectInfo, name: str, expected: str, found: str) -> IntegrityError:
@@ -151,11 +170,10 @@ def damaged(where: str, info: ObjectInfo, name: str, expected: str, found: str) 
     )
 
 
-def finish_file(partial: str, path: str, *, mode: int, owner: tuple[int, int] | None, mtime_ns: int | None) -> None:
-    """Give the partial file its attributes and its name. The caller syncs the directory."""
-    if owner is not None and os.geteuid() == 0:
+def finish_file(partial: str, *, mode: int, owner: tuple[int, int] | None, mtime_ns: int | None) -> None:
+    """Give a partial file the attributes of the finished one; -1 in ``owner`` leaves that as it is."""
+    if owner is not None:
         os.chown(partial, *owner, follow_symlinks=False)
     os.chmod(partial, mode)
     if mtime_ns is not None:
         os.utime(partial, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
-    os.replace(partial, path)
