@@ -47,7 +47,7 @@ class Journal:
     def __init__(self, path: str) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._known: dict[str, list[int]] = {}
+        self._known: dict[str, list[t.Any]] = {}
         boot = _boot_id()
         with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as stream:
             for line in stream:
@@ -64,15 +64,15 @@ class Journal:
     def __exit__(self, *_error: object) -> None:
         self._stream.close()
 
-    def note(self, name: str, state: os.stat_result) -> None:
-        """Remember that a file was right when it looked like this."""
-        line = json.dumps({"path": name, "stat": _marks(state), "boot": self._boot})
+    def note(self, name: str, sha256: str, state: os.stat_result) -> None:
+        """Remember that a file had this content when it looked like this."""
+        line = json.dumps({"path": name, "stat": [sha256, *_marks(state)], "boot": self._boot})
         with self._lock:
             self._stream.write(f"{line}\n")
 
-    def knows(self, name: str, state: os.stat_result) -> bool:
-        """Whether a file was right and has not changed since."""
-        return self._known.get(name) == _marks(state)
+    def knows(self, name: str, sha256: str, state: os.stat_result) -> bool:
+        """Whether a file had this content and has not changed since."""
+        return self._known.get(name) == [sha256, *_marks(state)]
 
 
 def _marks(state: os.stat_result) -> list[int]:
@@ -165,13 +165,13 @@ class Filler:
         if state is None or not stat.S_ISREG(state.st_mode) or state.st_size != entry.size:
             return False
         key = self._journal_name(name)
-        if not self._journal.knows(key, state):
+        if not self._journal.knows(key, entry.sha256, state):
             handle = self._tree.open(name)
             try:
                 if hash_file(handle, entry.size) != entry.sha256:
                     return False
                 self._tree.finish(handle, entry.mode, entry.mtime)
-                self._journal.note(key, os.fstat(handle))
+                self._journal.note(key, entry.sha256, os.fstat(handle))
             finally:
                 os.close(handle)
         self._count("present", entry.size)
@@ -203,7 +203,7 @@ class Filler:
 
     def _close_file(self, entry: FileEntry, handle: int) -> None:
         self._tree.finish(handle, entry.mode, entry.mtime)
-        self._journal.note(self._journal_name(self.name(entry)), os.fstat(handle))
+        self._journal.note(self._journal_name(self.name(entry)), entry.sha256, os.fstat(handle))
 
     # -- fetching -----------------------------------------------------------------------------------------------------
 
