@@ -79,6 +79,8 @@ class S3Options:
             raise InvalidOption(given, "(hidden)", "s3_access_key and s3_secret_key go together: the other one is missing")
         if self.endpoint is not None and urllib.parse.urlsplit(self.endpoint).scheme not in ("http", "https"):
             raise InvalidOption("s3_endpoint", self.endpoint, "not a URL", hint="use for example https://s3.example.com")
+        if self.endpoint is not None and "@" in urllib.parse.urlsplit(self.endpoint).netloc:
+            raise InvalidOption("s3_endpoint", self.where, "must not hold credentials", hint="use s3_access_key and s3_secret_key")
         for option, value in (("s3_attempts", self.attempts), ("s3_timeout", self.timeout)):
             if value < 1:
                 raise InvalidOption(option, value, "must be at least 1")

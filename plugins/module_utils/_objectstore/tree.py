@@ -72,9 +72,7 @@ class TreeOptions:
         if self.prefix.startswith("/") or "//" in self.prefix or self.prefix == "/":
             raise InvalidOption("prefix", self.prefix, "keys do not begin with a slash and have no empty components")
         if self.direction == "push" and not self.folder:
-            raise InvalidOption(
-                "prefix", self.prefix, "pushing needs one: the manifest has its place beside it"
-            )
+            raise InvalidOption("prefix", self.prefix, "pushing needs one: the manifest has its place beside it")
         if not 0 <= self.max_delete_percent <= 100:
             raise InvalidOption("max_delete_percent", self.max_delete_percent, "must be between 0 and 100")
         if not 1 <= self.jobs <= 64:
