@@ -1,0 +1,692 @@
+#!/usr/bin/env python3
+# Copyright (c) FileForge operations
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Carry WAL files between PostgreSQL and an S3 bucket. PRIVATE to the collection.
+
+    archive_command = 'fileforge-wal --config /etc/fileforge/wal.json push "%p"'
+    restore_command = 'fileforge-wal --config /etc/fileforge/wal.json fetch "%f" "%p"'
+
+This file is installed by itself and works without the collection. It needs Python 3.9 and, to reach the bucket, boto3.
+
+Exit status of ``fetch``: 0 the file is there, whole and right; 1 the bucket truly has no such object; 126 and more anything else,
+which makes PostgreSQL stop instead of taking the failure for the end of the WAL. Of ``push``: 0 the file is safely stored; below
+126 it is not, so PostgreSQL counts the failure in pg_stat_archiver, keeps the file and tries again (with 126 and more the archiver
+process itself would end uncounted). Messages go to standard error, one line each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import concurrent.futures
+import contextlib
+import fcntl
+import gzip
+import hashlib
+import json
+import os
+import random
+import re
+import struct
+import subprocess
+import sys
+import time
+import typing as t
+import zlib
+
+SEGMENT = re.compile(r"[0-9A-F]{24}\Z")
+KNOWN = re.compile(r"(?:[0-9A-F]{8}\.history|[0-9A-F]{24}(?:\.[0-9A-F]{8}\.backup|\.partial)?)\Z")
+LARGEST_SEGMENT = 1 << 30
+SMALL = 1 << 20
+CHUNK = 1 << 20
+CONNECT_TIMEOUT = 10.0
+PUSHERS, PREFETCHERS = 4, 3
+PREFETCH_IDLE = 20.0
+CLAIM_WAIT = 30.0
+
+CONFIGURATION, UNAVAILABLE, DENIED, DAMAGED, NO_BUCKET, DISK, DIFFERENT = 126, 150, 151, 152, 153, 154, 155
+"""Exit statuses of fetch and check; push takes 100 off (see above). 128 and 143 mean something else to PostgreSQL."""
+ABSENT = 1
+
+
+class Problem(Exception):
+    """What went wrong, in one line, and the exit status for it."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Config:
+    """The configuration file. Only its owner may read it."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            with open(path, encoding="utf-8") as stream:
+                mode = os.fstat(stream.fileno()).st_mode
+                values = json.load(stream)
+        except (OSError, ValueError) as error:
+            raise Problem(CONFIGURATION, f"{path}: {_reason(error)}") from None
+        if mode & 0o077:
+            raise Problem(CONFIGURATION, f"{path}: others may read it (mode {mode & 0o777:04o}): chmod 0600")
+        if not isinstance(values, dict) or not values.get("bucket"):
+            raise Problem(CONFIGURATION, f"{path}: names no bucket")
+        self.path = os.path.abspath(path)
+        self.bucket = str(values["bucket"])
+        self.endpoint: str | None = values.get("endpoint") or None
+        self.region: str = values.get("region") or "us-east-1"
+        self.access_key: str | None = values.get("access_key") or None
+        self.secret_key: str | None = values.get("secret_key") or None
+        self.session_token: str | None = values.get("session_token") or None
+        self.profile: str | None = values.get("profile") or None
+        self.ca_bundle: str | None = values.get("ca_bundle") or None
+        self.addressing_style: str = values.get("addressing_style") or "auto"
+        self.prefix: str = values.get("prefix") or ""
+        self.spool: str = values.get("spool") or ""
+        self.segment_size = int(values.get("segment_size") or 0)
+        self.batch = max(1, int(values.get("batch") or 1))
+        self.prefetch = max(0, int(values.get("prefetch") or 0))
+        self.timeout = float(values.get("timeout") or 60)
+        self.attempts = max(1, int(values.get("attempts") or 6))
+
+    @property
+    def place(self) -> str:
+        """Which archive this is; spool entries of another one are not ours."""
+        text = "\n".join((self.endpoint or f"aws {self.region}", self.bucket, self.prefix))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def key(self, name: str) -> str:
+        """The object's key without the suffix of compression."""
+        return f"{self.prefix}wal/{name}"
+
+    def spool_directory(self, part: str) -> str | None:
+        """A directory below the spool, made when absent; None when there is no usable spool."""
+        if not self.spool:
+            return None
+        directory = os.path.join(self.spool, self.place, part)
+        try:
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+        except OSError as error:
+            _say(f"{directory}: {_reason(error)}; going on without the spool")
+            return None
+        return directory
+
+    def hide(self, text: str) -> str:
+        """The text without secrets, in one line."""
+        for secret in (self.secret_key, self.session_token, self.access_key):
+            if secret:
+                text = text.replace(secret, "***")
+        return " ".join(text.split())
+
+
+# The bucket
+
+
+class Bucket:
+    """The archive's objects. Imports boto3; every failure is a Problem."""
+
+    def __init__(self, config: Config) -> None:
+        try:
+            import boto3
+            import botocore.config
+            import botocore.exceptions
+        except ImportError as error:
+            raise Problem(CONFIGURATION, f"boto3 is needed for {sys.executable}: {error}") from None
+        self.config = config
+        self._errors = (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError, OSError)
+        self._conditional = True
+        style = config.addressing_style
+        settings: dict[str, t.Any] = {
+            "connect_timeout": min(CONNECT_TIMEOUT, config.timeout),
+            "read_timeout": config.timeout,
+            "retries": {"mode": "standard", "total_max_attempts": config.attempts},
+            "max_pool_connections": PUSHERS + PREFETCHERS,
+            "signature_version": "s3v4",
+            "s3": {"addressing_style": "path" if style == "auto" and config.endpoint else style},
+        }
+        for name in ("request_checksum_calculation", "response_checksum_validation"):
+            if name in getattr(botocore.config.Config, "OPTION_DEFAULTS", {}):
+                settings[name] = "when_required"
+        with self._calling("connect to the bucket"):
+            session = boto3.session.Session(profile_name=config.profile)
+            self.client = session.client(
+                "s3",
+                endpoint_url=config.endpoint,
+                region_name=config.region,
+                aws_access_key_id=config.access_key,
+                aws_secret_access_key=config.secret_key,
+                aws_session_token=config.session_token,
+                verify=config.ca_bundle,
+                config=botocore.config.Config(**settings),
+            )
+        self.client.meta.events.register("before-call.s3.PutObject", self._only_if_absent)
+
+    def _only_if_absent(self, params: dict[str, t.Any], **_unused: t.Any) -> None:
+        if self._conditional:
+            params["headers"]["If-None-Match"] = "*"
+
+    @contextlib.contextmanager
+    def _calling(self, what: str) -> t.Iterator[None]:
+        try:
+            yield
+        except self._errors as error:
+            raise self._problem(what, error) from None
+
+    def _problem(self, what: str, error: BaseException) -> Problem:
+        code = _code(error)
+        text = self.config.hide(f"{what}: {type(error).__name__}: {error}")
+        where = f"bucket {self.config.bucket}"
+        if code == "NoSuchBucket":
+            return Problem(NO_BUCKET, f"{what}: {where} does not exist")
+        denied = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403", "401")
+        if code in denied or type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"):
+            return Problem(DENIED, f"{where}: {text}")
+        return Problem(UNAVAILABLE, f"{where}: {text}")
+
+    def find(self, name: str) -> dict[str, t.Any] | None:
+        """The object for a WAL file name, packed or not; None when the bucket, which was asked, truly has none."""
+        key = self.config.key(name)
+        with self._calling(f"look for {key}"):
+            answer = self.client.list_objects_v2(Bucket=self.config.bucket, Prefix=key, MaxKeys=20)
+        found = {item["Key"]: item for item in answer.get("Contents", ())}
+        return found.get(f"{key}.gz") or found.get(key)
+
+    def after(self, name: str, count: int) -> list[str]:
+        """Names of segments of the same timeline that follow ``name``."""
+        key = self.config.key(name)
+        with self._calling(f"list WAL after {name}"):
+            answer = self.client.list_objects_v2(
+                Bucket=self.config.bucket, Prefix=self.config.key(name[:8]), StartAfter=f"{key}.gz", MaxKeys=3 * count + 10
+            )
+        names = []
+        for item in answer.get("Contents", ()):
+            base = item["Key"][len(self.config.key("")) :]
+            base = base[:-3] if base.endswith(".gz") else base
+            if SEGMENT.match(base) and base > name:
+                names.append(base)
+        return names[:count]
+
+    def read(self, key: str) -> tuple[bytes, dict[str, str]]:
+        """An object's bytes and metadata; a body that breaks off is asked for again."""
+        for attempt in range(1, self.config.attempts + 1):
+            try:
+                with self._calling(f"read {key}"):
+                    answer = self.client.get_object(Bucket=self.config.bucket, Key=key)
+                    data = answer["Body"].read()
+                if len(data) != answer["ContentLength"]:
+                    raise Problem(UNAVAILABLE, f"{key}: the answer ended early")
+                return data, {name.lower(): value for name, value in answer.get("Metadata", {}).items()}
+            except Problem as problem:
+                if problem.status != UNAVAILABLE or attempt == self.config.attempts:
+                    raise
+                time.sleep(random.uniform(0, min(5.0, 0.2 * 2**attempt)))  # noqa: S311 - jitter, not a secret
+        raise Problem(UNAVAILABLE, f"{key}: could not be read")
+
+    def store(self, name: str, data: bytes) -> None:
+        """Make sure that the archive holds exactly these bytes under this name; never overwrites."""
+        digest = hashlib.sha256(data).hexdigest()
+        found = self.find(name)
+        if found is not None:
+            self._compare(found["Key"], name, data, digest)
+            return
+        key = f"{self.config.key(name)}.gz"
+        packed = gzip.compress(data, 1, mtime=0)
+        md5 = hashlib.md5(packed, usedforsecurity=False)
+        try:
+            self._put(key, packed, md5.digest(), {"sha256": digest, "size": str(len(data))})
+        except self._errors as error:
+            if _code(error) not in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409"):
+                raise self._problem(f"write {key}", error) from None
+        self._compare(key, name, data, digest, len(packed))
+
+    def _put(self, key: str, packed: bytes, md5: bytes, metadata: dict[str, str]) -> None:
+        arguments = {"Bucket": self.config.bucket, "Key": key, "Body": packed, "Metadata": metadata}
+        arguments["ContentMD5"] = base64.b64encode(md5).decode()
+        try:
+            self.client.put_object(**arguments)
+        except self._errors as error:
+            if not self._conditional or _code(error) not in ("NotImplemented", "InvalidArgument", "501"):
+                raise
+            self._conditional = False  # a service that does not know conditional writes
+            self.client.put_object(**arguments)
+
+    def _compare(self, key: str, name: str, data: bytes, digest: str, packed_size: int | None = None) -> None:
+        """Raise Problem unless the stored object holds the same bytes."""
+        with self._calling(f"look at {key}"):
+            answer = self.client.head_object(Bucket=self.config.bucket, Key=key)
+        metadata = {item.lower(): value for item, value in answer.get("Metadata", {}).items()}
+        if "sha256" in metadata:
+            same = metadata["sha256"] == digest and metadata.get("size") == str(len(data))
+            same = same and (packed_size is None or answer["ContentLength"] == packed_size)
+        else:
+            stored, _metadata = self.read(key)
+            same = (unpack(stored, len(data), key) if key.endswith(".gz") else stored) == data
+        if not same:
+            raise Problem(
+                DIFFERENT,
+                f"{key} in bucket {self.config.bucket} already holds other content than {name}: it is not overwritten; "
+                "two servers may archive into one place",
+            )
+
+
+def _code(error: BaseException) -> str:
+    response = getattr(error, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+def unpack(data: bytes, limit: int, key: str) -> bytes:
+    """Every gzip member of the data; more than ``limit`` bytes, damage or an early end is a Problem."""
+    pieces: list[bytes] = []
+    size = 0
+    while data:
+        engine = zlib.decompressobj(31)
+        try:
+            pieces.append(engine.decompress(data, limit + 1 - size))
+        except zlib.error as error:
+            raise Problem(DAMAGED, f"{key}: damaged: {error}") from None
+        size += len(pieces[-1])
+        if size > limit or not engine.eof:
+            raise Problem(DAMAGED, f"{key}: {'too long' if size > limit else 'cut off'}")
+        data = engine.unused_data
+    return b"".join(pieces)
+
+
+# What a file must be
+
+
+def segment_size_of(data: bytes, config: Config) -> int:
+    """The segment size that a segment's own header names, checked against the configuration."""
+    if len(data) < 40:
+        raise Problem(DAMAGED, f"a WAL segment of {len(data)} bytes is cut off")
+    info = struct.unpack_from("<H", data, 2)[0]
+    size = int(struct.unpack_from("<I", data, 32)[0])
+    if not info & 2 or not 1 << 20 <= size <= LARGEST_SEGMENT or size & (size - 1):
+        raise Problem(DAMAGED, "not a WAL segment: its first page has no long header")
+    if config.segment_size and config.segment_size != size:
+        raise Problem(DAMAGED, f"a WAL segment of a cluster with segments of {size} bytes, not {config.segment_size}")
+    return size
+
+
+def check_segment(name: str, data: bytes, config: Config) -> None:
+    """Raise Problem unless the bytes are a whole segment that belongs under this name."""
+    size = segment_size_of(data, config)
+    if len(data) != size:
+        raise Problem(DAMAGED, f"{name}: {len(data)} bytes instead of {size}")
+    timeline, address = struct.unpack_from("<IQ", data, 4)
+    high, low = int(name[8:16], 16), int(name[16:24], 16)
+    if address != (high * ((1 << 32) // size) + low) * size or timeline > int(name[:8], 16):
+        raise Problem(DAMAGED, f"{name}: holds the WAL of another segment (from {address >> 32:X}/{address & 0xFFFFFFFF:X})")
+
+
+# Files
+
+
+def write_file(path: str, data: bytes, *, durable: bool = True) -> None:
+    """Write beside, sync, rename: the file is whole or not there."""
+    partial = os.path.join(os.path.dirname(path) or ".", f".{os.path.basename(path)}.{os.getpid()}.partial")
+    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            if durable:
+                os.fsync(stream.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(partial)
+        raise
+    if durable:
+        sync_directory(os.path.dirname(path) or ".")
+
+
+def sync_directory(path: str) -> None:
+    """Make names in a directory durable."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove(*paths: str) -> None:
+    """Remove files that may be gone."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+# push
+
+
+def push(config: Config, path: str) -> int:
+    """archive_command: store one file, and others that wait behind it."""
+    name = os.path.basename(path)
+    if not KNOWN.match(name):
+        raise Problem(CONFIGURATION, f"{name}: not the name of a WAL file")
+    spool = config.spool_directory("pushed") if config.batch > 1 else None
+    if spool is not None and take_record(spool, path):
+        return 0
+    bucket = Bucket(config)
+    waiting = waiting_files(path, spool, config.batch - 1) if spool is not None else []
+    with concurrent.futures.ThreadPoolExecutor(min(PUSHERS, 1 + len(waiting))) as pool:
+        own = pool.submit(push_file, bucket, path)
+        others = [pool.submit(push_recorded, bucket, other, spool) for other in waiting if spool is not None]
+        concurrent.futures.wait([own, *others])
+    own.result()
+    return 0
+
+
+def push_file(bucket: Bucket, path: str) -> None:
+    """Read, check and store one file."""
+    name = os.path.basename(path)
+    with open(path, "rb") as stream:
+        data = stream.read(LARGEST_SEGMENT + 1)
+    if SEGMENT.match(name) or name.endswith(".partial"):
+        check_segment(name[:24], data, bucket.config)
+    elif not data:
+        raise Problem(DAMAGED, f"{path}: is empty")
+    bucket.store(name, data)
+
+
+def push_recorded(bucket: Bucket, path: str, spool: str) -> None:
+    """Store a file ahead of its turn and write that down; a failure is left for its turn."""
+    try:
+        before = identity(path)
+        push_file(bucket, path)
+        if identity(path) == before:
+            write_file(os.path.join(spool, os.path.basename(path)), json.dumps(before).encode())
+    except (Problem, OSError):
+        return
+
+
+def identity(path: str) -> dict[str, t.Any]:
+    """What tells this very file from another one that gets its name later."""
+    status = os.stat(path)
+    with open(path, "rb") as stream:
+        head = stream.read(40)
+    return {
+        "path": os.path.realpath(path),
+        "device": status.st_dev,
+        "inode": status.st_ino,
+        "size": status.st_size,
+        "mtime": status.st_mtime_ns,
+        "head": hashlib.sha256(head).hexdigest(),
+    }
+
+
+def take_record(spool: str, path: str) -> bool:
+    """Whether this very file was stored ahead; the record is used up."""
+    record = os.path.join(spool, os.path.basename(path))
+    try:
+        with open(record, encoding="utf-8") as stream:
+            stored = json.load(stream)
+        same = bool(stored == identity(path))
+    except (OSError, ValueError):
+        same = False
+    remove(record)
+    return same
+
+
+def waiting_files(path: str, spool: str, count: int) -> list[str]:
+    """Segments that PostgreSQL has marked ready, oldest first, except ``path`` and those already stored; tidies the records."""
+    directory = os.path.dirname(path)
+    try:
+        ready = {entry[:-6] for entry in os.listdir(os.path.join(directory, "archive_status")) if entry.endswith(".ready")}
+        recorded = set(os.listdir(spool))
+    except OSError:
+        return []
+    for stale in recorded - ready:
+        remove(os.path.join(spool, stale))
+    names = sorted(name for name in ready - recorded if SEGMENT.match(name) and name != os.path.basename(path))
+    return [os.path.join(directory, name) for name in names[:count]]
+
+
+# fetch
+
+
+def fetch(config: Config, name: str, destination: str) -> int:
+    """restore_command: bring one file."""
+    if not KNOWN.match(name):
+        raise Problem(CONFIGURATION, f"{name}: not the name of a WAL file")
+    spool = config.spool_directory("fetched") if config.prefetch and SEGMENT.match(name) else None
+    if spool is not None and fetch_from_spool(config, spool, name, destination):
+        start_prefetcher(config, spool, name)
+        return 0
+    bucket = Bucket(config)
+    data = download(bucket, name)
+    if data is None:
+        return ABSENT
+    try:
+        write_file(destination, data)
+    except OSError as error:
+        raise Problem(DISK, f"{destination}: {_reason(error)}") from None
+    if spool is not None:
+        start_prefetcher(config, spool, name)
+    return 0
+
+
+def download(bucket: Bucket, name: str) -> bytes | None:
+    """A file's bytes, verified; None when it is truly absent."""
+    found = bucket.find(name)
+    if found is None:
+        return None
+    key = str(found["Key"])
+    data, metadata = bucket.read(key)
+    if key.endswith(".gz"):
+        data = unpack(data, LARGEST_SEGMENT if SEGMENT.match(name) else SMALL, key)
+    if "size" in metadata and metadata["size"] != str(len(data)):
+        raise Problem(DAMAGED, f"{key}: {len(data)} bytes instead of {metadata['size']}")
+    if "sha256" in metadata and metadata["sha256"] != hashlib.sha256(data).hexdigest():
+        raise Problem(DAMAGED, f"{key}: its content does not match its SHA-256")
+    if SEGMENT.match(name):
+        check_segment(name, data, bucket.config)
+    elif not data:
+        raise Problem(DAMAGED, f"{key}: is empty")
+    return data
+
+
+def fetch_from_spool(config: Config, spool: str, name: str, destination: str) -> bool:
+    """Take a prefetched segment, waiting for one that is on its way; false when it has to be fetched."""
+    path = os.path.join(spool, name)
+    end = time.monotonic() + min(CLAIM_WAIT, config.timeout)
+    while not os.path.exists(path):
+        if not os.path.exists(f"{path}.claim") or not prefetcher_runs(spool) or time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    try:
+        with open(path, "rb") as stream:
+            content = stream.read(LARGEST_SEGMENT + 100)
+    except OSError:
+        return False
+    remove(path)
+    digest, data = content[:64], content[64:]
+    if hashlib.sha256(data).hexdigest().encode() != digest:
+        return False  # cut off or damaged on this disk: the bucket's is right
+    try:
+        check_segment(name, data, config)
+    except Problem:
+        return False
+    try:
+        write_file(destination, data)
+    except OSError as error:
+        raise Problem(DISK, f"{destination}: {_reason(error)}") from None
+    return True
+
+
+# prefetch
+
+
+def start_prefetcher(config: Config, spool: str, name: str) -> None:
+    """Say how far replay is, and start the background process unless it runs. Never fails: it only saves time."""
+    with contextlib.suppress(OSError):
+        write_file(os.path.join(spool, "position"), name.encode(), durable=False)
+        if not prefetcher_runs(spool):
+            subprocess.Popen(
+                [sys.executable, os.path.abspath(__file__), "--config", config.path, "prefetch"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                start_new_session=True,
+                close_fds=True,
+            )
+
+
+def prefetcher_runs(spool: str) -> bool:
+    """Whether a process holds the prefetcher's lock."""
+    with lock(spool) as held:
+        return not held
+
+
+@contextlib.contextmanager
+def lock(spool: str) -> t.Iterator[bool]:
+    """Hold the prefetcher's lock for the body; false when another process does."""
+    handle = os.open(os.path.join(spool, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(handle)
+
+
+def prefetch(config: Config) -> int:
+    """The background process: keep the next segments in the spool until replay stands still or there are none."""
+    spool = config.spool_directory("fetched")
+    if spool is None:
+        return 0
+    for _attempt in range(5):  # fetch holds the lock for a moment when it looks whether this process runs
+        with lock(spool) as held:
+            if held:
+                try:
+                    prefetch_loop(config, spool)
+                finally:
+                    for entry in os.listdir(spool):
+                        if entry != "lock":
+                            remove(os.path.join(spool, entry))
+                return 0
+        time.sleep(0.02)
+    return 0
+
+
+def prefetch_loop(config: Config, spool: str) -> None:
+    """See ``prefetch``. Whatever goes wrong ends it: fetch itself will meet the same problem and report it."""
+    bucket = Bucket(config)
+    moved = time.monotonic()
+    before = ""
+    with concurrent.futures.ThreadPoolExecutor(PREFETCHERS) as pool:
+        while time.monotonic() - moved < PREFETCH_IDLE:
+            position = read_position(spool)
+            if position != before:
+                before, moved = position, time.monotonic()
+                tidy(spool, position)
+                wanted = [name for name in bucket.after(position, config.prefetch) if not os.path.exists(os.path.join(spool, name))]
+                for name in wanted:
+                    write_file(os.path.join(spool, f"{name}.claim"), b"", durable=False)
+                list(pool.map(lambda name: prefetch_one(bucket, spool, name), wanted))
+            time.sleep(0.02)
+
+
+def prefetch_one(bucket: Bucket, spool: str, name: str) -> None:
+    """Bring one segment into the spool, its SHA-256 before it."""
+    try:
+        if name > read_position(spool):
+            data = download(bucket, name)
+            if data is not None:
+                content = hashlib.sha256(data).hexdigest().encode() + data
+                write_file(os.path.join(spool, name), content, durable=False)
+    finally:
+        remove(os.path.join(spool, f"{name}.claim"))
+
+
+def read_position(spool: str) -> str:
+    """The segment that PostgreSQL asked for last."""
+    with open(os.path.join(spool, "position"), encoding="ascii") as stream:
+        return stream.read()
+
+
+def tidy(spool: str, position: str) -> None:
+    """Drop what replay has passed, and segments of other timelines."""
+    for entry in os.listdir(spool):
+        if SEGMENT.match(entry[:24]) and (entry[:24] <= position or entry[:8] != position[:8]):
+            remove(os.path.join(spool, entry))
+
+
+# check and main
+
+
+def check(config: Config) -> int:
+    """Whether the bucket answers and the spool can be written."""
+    bucket = Bucket(config)
+    bucket.find("00000000.history")
+    for part in ("pushed", "fetched") if config.spool else ():
+        directory = config.spool_directory(part)
+        if directory is None:
+            return DISK
+        probe = os.path.join(directory, f".check-{os.getpid()}")
+        write_file(probe, b"")
+        remove(probe)
+    print("ok")  # noqa: T201 - this is a program
+    return 0
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"fileforge-wal: {text}\n")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> t.NoReturn:
+        raise Problem(CONFIGURATION, message)
+
+
+def arguments_of(argv: t.Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = _Parser(prog="fileforge-wal", description="Carry WAL files between PostgreSQL and an S3 bucket.")
+    parser.add_argument("--config", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    commands.add_parser("push").add_argument("path")
+    bring = commands.add_parser("fetch")
+    bring.add_argument("name")
+    bring.add_argument("destination")
+    commands.add_parser("check")
+    commands.add_parser("prefetch")
+    return parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """One command."""
+    config = Config(arguments.config)
+    if arguments.command == "push":
+        return push(config, arguments.path)
+    if arguments.command == "fetch":
+        return fetch(config, arguments.name, arguments.destination)
+    return check(config) if arguments.command == "check" else prefetch(config)
+
+
+def main(argv: t.Sequence[str]) -> int:
+    """Run and turn every problem into a line and a status."""
+    pushing = "push" in argv[:4]
+    try:
+        return run(arguments_of(argv))
+    except Problem as problem:
+        _say(str(problem))
+        status = problem.status
+    except OSError as error:
+        _say(f"{error.filename or ''}: {_reason(error)}".lstrip(": "))
+        status = DISK
+    except Exception as error:  # pylint: disable=broad-except
+        _say(f"defect: {type(error).__name__}: {' '.join(str(error).split())}")
+        status = CONFIGURATION
+    return status - 100 if pushing else status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
