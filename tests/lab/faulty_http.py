@@ -38,7 +38,7 @@ class Request:
 
 @dataclasses.dataclass
 class Answer:
-    """What to answer. ``cut`` resets the connection after so many bytes of the body."""
+    """What to answer. ``cut`` resets the connection after so many bytes of the body; status 0 resets it at once."""
 
     status: int = 200
     body: bytes = b""
@@ -126,6 +126,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         query = dict(urllib.parse.parse_qsl(split.query, keep_blank_values=True))
         request = Request(self.command, urllib.parse.unquote(split.path), query, headers, body)
         answer = self.server.owner.answer(request, self.path)
+        if answer.status == 0:
+            self._reset()
+            return
         self.send_response_only(answer.status)
         for name, value in answer.headers.items():
             if name.lower() != "content-length" or self.command == "HEAD":
@@ -140,6 +143,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         self.wfile.write(answer.body[: answer.cut])
         self.wfile.flush()
+        self._reset()
+
+    def _reset(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.shutdown(socket.SHUT_RD)
         self.close_connection = True

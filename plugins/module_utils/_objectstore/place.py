@@ -249,7 +249,8 @@ class Folder:
     def sync(self, folders: t.Iterable[bytes]) -> None:
         """Make the names in these directories survive a power cut."""
         for folder in folders:
-            with contextlib.suppress(FileNotFoundError), self.parent(os.path.join(folder, b".")) as (handle, _dot):
+            # a directory that is gone, or a file by now, needs no more syncing than what holds it
+            with contextlib.suppress(FileNotFoundError, Refused), self.parent(os.path.join(folder, b".")) as (handle, _dot):
                 os.fsync(handle)
 
 
