@@ -40,7 +40,13 @@ from ansible_collections.fileforge.ops.plugins.module_utils._backup.restore_reco
 )
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.restore_settle import make_folder, own, settle
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.wal_archive import install_program, write_config
-from ansible_collections.fileforge.ops.plugins.module_utils._errors import IntegrityError, NotFound, OpsError, Refused
+from ansible_collections.fileforge.ops.plugins.module_utils._errors import (
+    IntegrityError,
+    NotFound,
+    OpsError,
+    ProcessFailed,
+    Refused,
+)
 from ansible_collections.fileforge.ops.plugins.module_utils._files import exclusive_lock, fsync_directory
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import Store
 from ansible_collections.fileforge.ops.plugins.module_utils._plan import Plan
@@ -51,6 +57,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._postgres.cluster im
     find_binaries,
     read_control,
     read_version,
+    server_failure,
 )
 from ansible_collections.fileforge.ops.plugins.module_utils._progress import Progress
 from ansible_collections.fileforge.ops.plugins.module_utils._time import iso, now, parse_time
@@ -381,21 +388,22 @@ class Restore:
             begin = log_size(server)
             if recovery.recovering(directory):
                 self._install_program(work)
-                if server.running() is None:
-                    self._make_log(server, work)
-                    recovery.remove_leftovers(directory)
-                    server.start(timeout=self._options.limits.start)
-            elif server.running() is None:
-                self._make_log(server, work)
-                server.start(timeout=self._options.limits.start)
+            if server.running() is None:
+                self._start(server, work, begin)
             watch = Watch(server, replay, self._options.limits, self._progress, log_begin=begin)
             watch.run()
         return watch.last_commit or logged_commit(server.log_tail(since=0))
 
-    def _make_log(self, server: Server, work: Work) -> None:
+    def _start(self, server: Server, work: Work, begin: int) -> None:
         handle = os.open(server.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         os.close(handle)
         own(server.log_path, work.owner)
+        if recovery.recovering(server.data_directory):
+            recovery.remove_leftovers(server.data_directory)
+        try:
+            server.start(timeout=self._options.limits.start)
+        except ProcessFailed as error:
+            raise server_failure(server.log_tail(since=begin)) from error
 
     def _install_program(self, work: Work) -> None:
         """The WAL program and its configuration, fresh in every run: credentials may have been renewed."""

@@ -37,7 +37,7 @@ LEFTOVERS = (
 
 _BLOCK = "fileforge {} settings, written by a restore"
 _RECOVERY, _SCRATCH = "recovery", "scratch"
-_TARGETS = ("recovery_target", "recovery_target_lsn", "recovery_target_name", "recovery_target_time", "recovery_target_xid")
+_TARGETS = ("recovery_target", "recovery_target_lsn", "recovery_target_name", "recovery_target_xid", "recovery_target_time")
 _STALE = re.compile(r"\s*(recovery_target\w*|promote_trigger_file)\s*(=|\s)", re.IGNORECASE)
 
 _SETTING = re.compile(r"\s*(?P<name>[A-Za-z_][A-Za-z0-9_.]*)\s*=?\s*(?P<value>.*?)\s*$")
@@ -81,8 +81,8 @@ class RecoverySettings:
         """Name and value of each setting."""
         require_supported(self.major)
         settings = dict.fromkeys(_TARGETS, "")
-        if self.target_time is not None:
-            settings["recovery_target_time"] = postgres_time(self.target_time)
+        # The one in use comes last: up to 17, even an empty one after it counts as a second target, which is fatal.
+        settings["recovery_target_time"] = "" if self.target_time is None else postgres_time(self.target_time)
         settings["recovery_target_timeline"] = str(self.timeline)
         settings["recovery_target_inclusive"] = "on"
         settings["recovery_target_action"] = "promote"

@@ -29,6 +29,7 @@ def test_every_target_is_set_explicitly(major: int) -> None:
     assert pairs.keys() >= TARGETS
     assert {name for name in TARGETS if pairs[name]} == {"recovery_target_time"}
     assert pairs["recovery_target_time"] == "2026-11-23 14:05:00.123456+00"
+    assert [name for name in pairs if name in TARGETS][-1] == "recovery_target_time"  # else PostgreSQL counts two
     assert pairs["recovery_target_timeline"] == "3"
     assert pairs["recovery_target_action"] == "promote"
     assert ("recovery_prefetch" in pairs) == (major >= 15)
