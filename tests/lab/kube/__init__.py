@@ -4,7 +4,7 @@
 
 Start it from the root of the repository::
 
-    python -m tests.lab.kube --port 6443 --state .lab/kube --kubeconfig .lab/kubeconfig [--token-file FILE] [--run-as USER]
+    python -m tests.lab.kube --port 6443 --state .lab/kube --kubeconfig .lab/kubeconfig [--token-file FILE --tls] [--run-as USER]
 
 It prints ``ready http://127.0.0.1:PORT`` when it answers. ``--port 0`` takes a free port. SIGTERM ends all pods, then the
 server. After SIGKILL, start it again with the same ``--state``: it adopts the containers that still run. Without starting it
@@ -15,9 +15,9 @@ What a pod is here:
 - Each container of ``spec.containers`` runs ``command + args`` (with ``$(NAME)`` expanded) as a process of this machine. Without a
   command a placeholder runs that waits for SIGTERM. The environment is PATH, HOME, LANG, HOSTNAME and what ``env`` and ``envFrom``
   say (value, fieldRef, configMapKeyRef, secretKeyRef); ``workingDir`` defaults to ``/``.
-- Every pod has its own loopback address in 127.77.0.0/16 (``status.podIP``, ``fieldRef: status.podIP``), so replicas can bind the
-  same port; with ``hostNetwork: true`` it is 127.0.0.1. Probes go to that address.
-- A Service listens on its own address in 127.78.0.0/16, or on 127.0.0.1 at its ``nodePort``, and forwards to the ready pods.
+- Every pod has its own loopback address, from a network that depends on the state directory (``status.podIP``, ``fieldRef:
+  status.podIP``), so replicas can bind the same port; with ``hostNetwork: true`` it is 127.0.0.1. Probes go to that address.
+- A Service listens on its own loopback address and on 127.0.0.1 at its ``nodePort``, and forwards to the ready pods.
 - There are no mounts, no network name spaces, no exec, attach or port-forward.
 
 Faults that tests switch on, at any time, in the ConfigMap ``kube-system/lab-controls``: ``unpullableImages`` (lines of a

@@ -20,6 +20,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--state", type=Path, required=True, help="directory for objects, containers and their logs")
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 takes a free one")
     parser.add_argument("--token-file", type=Path, help="lines TOKEN,USER,admin|view; without it everybody is admin")
+    parser.add_argument("--tls", action="store_true", help="serve HTTPS: kubectl sends tokens over TLS only")
     parser.add_argument("--kubeconfig", type=Path, help="write a kubeconfig for the first admin to this file")
     parser.add_argument("--run-as", help="user that containers run as (the server must be root)")
     parser.add_argument("--node", default="lab", help="name of the one node")
@@ -39,7 +40,7 @@ async def serve(settings: Settings, kubeconfig: Path | None) -> None:
     await cluster.start()
     if kubeconfig is not None:
         cluster.write_kubeconfig(kubeconfig)
-    print(f"ready http://127.0.0.1:{cluster.port}", flush=True)
+    print(f"ready {cluster.url}", flush=True)
     stopping = asyncio.get_running_loop().create_task(stop.wait())
     failing = asyncio.get_running_loop().create_task(cluster.failed())
     try:
@@ -64,6 +65,7 @@ def main() -> None:
         state=given.state.absolute(),
         port=given.port,
         token_file=given.token_file,
+        tls=given.tls,
         run_as=given.run_as,
         node=given.node,
         cpu=given.cpu,

@@ -15,7 +15,7 @@ from .events import Recorder
 from .metrics import Meter
 from .objects import Object, is_finished, is_terminating, now_text, parse_time, quantity, set_condition
 from .runtime import Identity, Places, end
-from .settings import Settings
+from .settings import POD_NETWORK, Settings
 from .store import Store
 
 TICK = 0.1
@@ -96,8 +96,7 @@ class Kubelet:
             return str(known)
         taken = {worker.address for worker, _ in self._workers.values()}
         taken |= {other["status"].get("podIP", "") for other in self._store.list(resources.PODS)}
-        numbers = (f"127.77.{number // 250}.{number % 250 + 2}" for number in range(60000))
-        return next(address for address in numbers if address not in taken)
+        return next(address for address in self._host.settings.addresses(POD_NETWORK) if address not in taken)
 
     def stop(self, grace: float) -> None:
         """End every container; the pods stay in the store and start again with the next server."""

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import fcntl
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from . import creation, deletion, events, resources
+from . import certificate, creation, deletion, events, resources
 from .api import Api
 from .auth import Tokens
 from .deployments import DeploymentController
@@ -44,7 +45,7 @@ class Cluster:
         self.kubelet = Kubelet(self.store, settings)
         self.tokens = Tokens(settings.token_file)
         self._api = Api(self.store, self.kubelet, self.tokens)
-        self._proxy = ServiceProxy(self.store)
+        self._proxy = ServiceProxy(self.store, settings)
         self._controllers = (
             DeploymentController(self.store),
             ReplicaSetController(self.store),
@@ -55,6 +56,7 @@ class Cluster:
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._runner: web.AppRunner | None = None
+        self._authority: Path | None = None
         self.port = 0
 
     async def start(self) -> None:
@@ -67,7 +69,8 @@ class Cluster:
         application.router.add_route("*", "/{path:.*}", self._api.handle)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=2.0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self._settings.port)
+        tls, self._authority = certificate.context(self._settings.state) if self._settings.tls else (None, None)
+        site = web.TCPSite(self._runner, "127.0.0.1", self._settings.port, ssl_context=tls)
         await site.start()
         self.port = self._runner.addresses[0][1]
         for work in (self._control(), self.kubelet.run()):
@@ -110,14 +113,21 @@ class Cluster:
             await asyncio.sleep(SETTLE)
             await self.store.wait_for_change(seen, IDLE)
 
+    @property
+    def url(self) -> str:
+        return f"{'https' if self._settings.tls else 'http'}://127.0.0.1:{self.port}"
+
     def write_kubeconfig(self, path: Path) -> None:
         """A kubeconfig (JSON is YAML) for the first admin of the token file."""
         token = self.tokens.first("admin")
+        cluster = {"server": self.url}
+        if self._authority is not None:
+            cluster["certificate-authority-data"] = base64.b64encode(self._authority.read_bytes()).decode()
         config = {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "lab",
-            "clusters": [{"name": "lab", "cluster": {"server": f"http://127.0.0.1:{self.port}"}}],
+            "clusters": [{"name": "lab", "cluster": cluster}],
             "users": [{"name": "lab", "user": {"token": token} if token else {}}],
             "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab", "namespace": "default"}}],
         }

@@ -13,6 +13,7 @@ import typing as t
 from . import resources
 from .objects import Object, is_ready, is_terminating
 from .selectors import matches_object
+from .settings import SERVICE_NETWORK, Settings
 from .store import Store
 
 _LOG = logging.getLogger(__name__)
@@ -22,8 +23,9 @@ Place = tuple[str, int]
 class ServiceProxy:
     """Keeps one listener for every port of every Service."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
+        self._settings = settings
         self._listeners: dict[Place, tuple[str, t.Any, asyncio.Server]] = {}
         self._turn = itertools.count()
         self._connections: set[asyncio.Task[None]] = set()
@@ -63,8 +65,7 @@ class ServiceProxy:
             return ""
         if not address:
             taken = {other["spec"].get("clusterIP") for other in self._store.list(resources.SERVICES)}
-            numbers = (f"127.78.{number // 250}.{number % 250 + 2}" for number in range(60000))
-            address = next(candidate for candidate in numbers if candidate not in taken)
+            address = next(candidate for candidate in self._settings.addresses(SERVICE_NETWORK) if candidate not in taken)
             spec = {**service["spec"], "clusterIP": address, "clusterIPs": [address]}
             self._store.update(resources.SERVICES, {**service, "spec": spec})
         return str(address)

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import hashlib
+import typing as t
 from pathlib import Path
 
 from . import resources
 from .objects import Object
 from .store import Store
 
+POD_NETWORK, SERVICE_NETWORK = 64, 128
 CONTROLS = ("kube-system", "lab-controls")
 
 
@@ -20,6 +23,7 @@ class Settings:
     state: Path
     port: int = 0
     token_file: Path | None = None
+    tls: bool = False
     run_as: str | None = None
     node: str = "lab"
     cpu: str = "8"
@@ -27,6 +31,14 @@ class Settings:
     backoff: float = 1.0
     """Seconds before the second restart of a container; doubles with each."""
     backoff_limit: float = 30.0
+
+    def addresses(self, first: int) -> t.Iterator[str]:
+        """Loopback addresses of a network that depends on the state directory, so that two servers do not share any.
+
+        ``first`` (a multiple of 64) tells pods and services apart.
+        """
+        number = int.from_bytes(hashlib.sha256(str(self.state).encode()).digest()[:2], "big")
+        return (f"127.{first + number // 256 % 64}.{number % 256}.{host}" for host in range(1, 255))
 
 
 def _controls(store: Store) -> Object:
