@@ -9,6 +9,7 @@ own plan is carried to its end, because what it started cannot be taken back.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import typing as t
@@ -39,7 +40,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._backup.restore_reco
     read_ending,
 )
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.restore_settle import make_folder, own, settle
-from ansible_collections.fileforge.ops.plugins.module_utils._backup.wal_archive import install_program, write_config
+from ansible_collections.fileforge.ops.plugins.module_utils._backup.wal_install import install_program, write_config
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import (
     IntegrityError,
     NotFound,
@@ -192,8 +193,7 @@ class Restore:
         stop = preflight.check_stopped(options)
         live = (options.data_directory, *(tablespace.live for tablespace in chosen.tablespaces))
         facts = Facts(tuple(path for path in live if os.path.lexists(path)), stop)
-        plan = build_plan(options, chosen, facts)
-        layout = Layout(options.data_directory, plan.digest, chosen.tablespaces)
+        plan, layout = _name(options, chosen, facts)
         credit = _layout_of(attempt, options) if attempt is not None and not attempt.irrevocable else layout
         plan.notes.extend(preflight.check_space(preflight.needs(options, chosen, credit)))
         plan.notes.extend(self._attempt_notes(attempt))
@@ -426,7 +426,7 @@ class Restore:
         if not self._options.keep_old:
             for path in work.layout.kept_paths():
                 remove_tree(path)
-        remove_tree(work.layout.private)
+        _remove_private(work.layout)
         outcome = self._outcome(work, changed=True, ending=ending)
         record = {
             "request": self._request,
@@ -465,6 +465,26 @@ class Restore:
             warnings=list(dict.fromkeys(self._notes)),
             transfer=self._tally.as_dict() if ending is not None else {},
         )
+
+
+def _name(options: RestoreOptions, chosen: Chosen, facts: Facts) -> tuple[Plan, Layout]:
+    """The plan and the names that derive from it; a repetition of a finished restore gets names of its own."""
+    repetition = 0
+    while True:
+        plan = build_plan(options, chosen, facts, repetition)
+        layout = Layout(options.data_directory, plan.digest, chosen.tablespaces)
+        if not any(os.path.lexists(place.kept) for place in layout.exchanges()):
+            return plan, layout
+        repetition += 1
+
+
+def _remove_private(layout: Layout) -> None:
+    """Remove the WAL program with its spool. Under another name first: its background process then finds nothing and ends."""
+    gone = f"{layout.private}.gone"
+    remove_tree(gone)
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(layout.private, gone)
+    remove_tree(gone)
 
 
 def _require_ours(work: Work) -> None:

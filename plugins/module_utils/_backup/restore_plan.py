@@ -231,11 +231,13 @@ def check_overlap(options: RestoreOptions, tablespaces: t.Sequence[Tablespace]) 
                 raise InvalidOption("tablespace_map", other, f"overlaps with {place}")
 
 
-def build_plan(options: RestoreOptions, chosen: Chosen, facts: Facts) -> Plan:
+def build_plan(options: RestoreOptions, chosen: Chosen, facts: Facts, repetition: int = 0) -> Plan:
     """The steps. What this restore changes by itself, the clock, free space and later WAL are not in them."""
     target = chosen.replay.target_time or "the end of the archived WAL"
     kind = "scratch copy" if options.scratch else "restore"
     plan = Plan(f"{kind} of {chosen.backup} from {options.s3.bucket}/{options.prefix} to {options.data_directory} as of {target}")
+    if repetition:
+        plan.title += f", repeated {repetition} times" if repetition > 1 else ", repeated"
     steps = plan.steps
     steps.extend(_fetch_steps(options, chosen))
     if facts.stop:
