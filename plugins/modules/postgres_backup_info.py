@@ -1,0 +1,180 @@
+#!/usr/bin/python
+# Copyright (c) FileForge operations
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: postgres_backup_info
+short_description: Tell what PostgreSQL backups a bucket holds and what can be restored from them
+version_added: 1.0.0
+author:
+  - FileForge operations (@fileforge)
+description:
+  - Lists base backups, WAL and dumps, and works out from when to when a database can be restored on each timeline.
+  - Judges them by checks. C(backup.age), C(backup.complete), C(backup.wal_contiguous), C(backup.rpo), and with O(target_time)
+    C(backup.target_reachable).
+  - The recovery point is measured by the last transaction inside the newest contiguous WAL, not by the times of objects.
+  - When the bucket cannot be reached, the checks are C(unknown) and the module does not fail.
+  - Needs no database. It reads the bucket only.
+options:
+  prefix:
+    description: What stands before C(base/) and C(wal/) in the names of the objects, with its final slash.
+    type: str
+    default: ""
+  rpo:
+    description: Recovery point objective in seconds. At most so much work may be lost.
+    type: int
+    default: 3600
+  max_backup_age:
+    description: Age in seconds from which the newest complete base backup is too old. The default is a day and two hours.
+    type: int
+    default: 93600
+  target_time:
+    description: A point in time to be looked at, as an ISO 8601 date and time with an offset from UTC. Could it be restored?
+    type: str
+extends_documentation_fragment:
+  - fileforge.ops.attributes.info_module
+  - fileforge.ops.s3
+"""
+
+EXAMPLES = r"""
+- name: What can be restored?
+  fileforge.ops.postgres_backup_info:
+    s3_bucket: fileforge-backups
+    rpo: 3600
+  register: backups
+
+- name: Could this moment be restored?
+  fileforge.ops.postgres_backup_info:
+    s3_bucket: fileforge-backups
+    target_time: "2026-11-23T14:05:00+00:00"
+"""
+
+RETURN = r"""
+backups:
+  description: Base backups, oldest first.
+  type: list
+  elements: dict
+  returned: success
+  sample:
+    - name: 2026-11-23-1405
+      key: base/2026-11-23-1405_base.tar.gz
+      bytes: 4213412
+      complete: true
+      plain: false
+      problem: ""
+      started: "2026-11-23T14:05:01.000000+00:00"
+      stopped: "2026-11-23T14:05:03.000000+00:00"
+      start_lsn: 0/3000028
+      stop_lsn: 0/3000138
+      timeline: 1
+wal:
+  description: Ranges and gaps of each timeline.
+  type: list
+  elements: dict
+  returned: success
+dumps:
+  description: Dumps, oldest first.
+  type: list
+  elements: dict
+  returned: success
+restorable:
+  description: What can be restored to. Any time after C(from) and not after C(to), on this timeline.
+  type: list
+  elements: dict
+  returned: success
+  sample:
+    - from: "2026-11-23T14:05:03.000000+00:00"
+      to: "2026-11-23T15:00:00.123456+00:00"
+      timeline: 1
+      backup: 2026-11-23-1405
+      last_segment: "000000010000000000000009"
+rpo_seconds:
+  description: Age of the last transaction that could be restored now. Empty when nothing tells.
+  type: float
+  returned: success
+last_transaction:
+  description: When that transaction ended.
+  type: str
+  returned: success
+checks:
+  description: What was looked at, what was found, and what to do about it.
+  type: list
+  elements: dict
+  returned: success
+status:
+  description: The worst status of the checks.
+  type: str
+  returned: success
+  sample: ok
+"""
+
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.fileforge.ops.plugins.module_utils._argspec import S3, merge
+from ansible_collections.fileforge.ops.plugins.module_utils._backup.catalog import Catalog
+from ansible_collections.fileforge.ops.plugins.module_utils._backup.report import Limits, Report, unknown_checks
+from ansible_collections.fileforge.ops.plugins.module_utils._checks import result_of
+from ansible_collections.fileforge.ops.plugins.module_utils._errors import AccessDenied, InvalidOption, NotFound, Unavailable
+from ansible_collections.fileforge.ops.plugins.module_utils._module import conclude
+from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import S3Options, Store
+from ansible_collections.fileforge.ops.plugins.module_utils._time import iso, now, parse_time
+
+ARGUMENTS = merge(
+    S3,
+    {
+        "prefix": {"type": "str", "default": ""},
+        "rpo": {"type": "int", "default": 3600},
+        "max_backup_age": {"type": "int", "default": 93600},
+        "target_time": {"type": "str"},
+    },
+)
+NOTHING: dict[str, t.Any] = {
+    "backups": [],
+    "wal": [],
+    "dumps": [],
+    "restorable": [],
+    "rpo_seconds": None,
+    "last_transaction": None,
+}
+
+
+def limits_of(params: dict[str, t.Any]) -> Limits:
+    """From the module's parameters. Raises InvalidOption."""
+    for name in ("rpo", "max_backup_age"):
+        if params[name] < 1:
+            raise InvalidOption(name, params[name], "must be at least 1")
+    target = parse_time(params["target_time"], "target_time") if params["target_time"] else None
+    return Limits(params["rpo"], params["max_backup_age"], target)
+
+
+def look(params: dict[str, t.Any]) -> dict[str, t.Any]:
+    """Read the bucket and return the result of the module."""
+    limits = limits_of(params)
+    options = S3Options.from_params(params)
+    try:
+        report = Report(Catalog.load(Store(options), params["prefix"]), limits, now())
+        return {
+            "changed": False,
+            "backups": report.backups,
+            "wal": report.wal(),
+            "dumps": report.dumps(),
+            "restorable": [item.as_dict() for item in report.restorable()],
+            "rpo_seconds": report.rpo_seconds,
+            "last_transaction": iso(report.last_transaction),
+            **result_of(report.checks()),
+        }
+    except (Unavailable, AccessDenied, NotFound) as error:
+        return {"changed": False, **NOTHING, **result_of(unknown_checks(error, limits))}
+
+
+def main() -> t.NoReturn:
+    """Entry point."""
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    conclude(module, lambda: look(module.params))
+
+
+if __name__ == "__main__":
+    main()
