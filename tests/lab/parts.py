@@ -91,7 +91,7 @@ class Postgres(Part):
         if not self.made.exists():
             self.cluster.kill()
             shutil.rmtree(self.layout.postgres, ignore_errors=True)
-            self.cluster.create({"cluster_name": "fileforge-lab", "max_wal_size": "256MB"})
+            self.cluster.create({"cluster_name": "fileforge-lab", "max_wal_size": "256MB", "track_commit_timestamp": "on"})
         self.cluster.start()
         if not self.made.exists():
             self._fill()
