@@ -24,6 +24,7 @@ MAX_LOG_BYTES = 16384
 MAX_EVENTS = 20
 MAX_MESSAGE = 500
 RECENT = datetime.timedelta(minutes=5)
+SETTLED = datetime.timedelta(seconds=10)
 HOPELESS_RESTARTS = 3
 """From so many restarts on, a crash loop is not a start that waits for something."""
 
@@ -177,8 +178,13 @@ def _memory_limit(pod: Object, container: str) -> str:
     return "none"
 
 
-def container_finding(pod: Object, status: Object, now: datetime.datetime, *, init: bool = False) -> Finding | None:
-    """What is wrong with one container, from its present and its last state."""
+def container_finding(
+    pod: Object, status: Object, now: datetime.datetime, *, init: bool = False, doubt: datetime.timedelta = RECENT
+) -> Finding | None:
+    """What is wrong with one container, from its present and its last state.
+
+    One that runs again counts as failing until it has run for ``doubt``: it may be between two crashes.
+    """
     name = status["name"]
     where = f"pod {pod['metadata']['name']}"
     state: Object = status.get("state") or {}
@@ -195,7 +201,7 @@ def container_finding(pod: Object, status: Object, now: datetime.datetime, *, in
     ended: Object = state.get("terminated") or (status.get("lastState") or {}).get("terminated") or {}
     if not ended or (init and int(ended.get("exitCode", 0)) == 0):
         return None
-    if status.get("ready") and "running" in state and not _recent(ended, now):
+    if status.get("ready") and "running" in state and not _young(state["running"], now, doubt):
         return None
     code = int(ended.get("exitCode", 0))
     if ended.get("reason") == "OOMKilled":
@@ -207,10 +213,9 @@ def container_finding(pod: Object, status: Object, now: datetime.datetime, *, in
     return Finding("init_failed" if init else "crash_loop", where, summary, name, restarts, code)
 
 
-def _recent(ended: Object, now: datetime.datetime) -> bool:
-    """Whether a container that runs again ended so lately that it may be between two crashes."""
-    stamp = str(ended.get("finishedAt") or "").replace("Z", "+00:00")
-    return bool(stamp) and now - datetime.datetime.fromisoformat(stamp) < RECENT
+def _young(running: Object, now: datetime.datetime, doubt: datetime.timedelta) -> bool:
+    stamp = str(running.get("startedAt") or "").replace("Z", "+00:00")
+    return bool(stamp) and now - datetime.datetime.fromisoformat(stamp) < doubt
 
 
 def _pending_finding(pod: Object) -> Finding | None:
@@ -256,7 +261,9 @@ def _overdue(pod: Object, now: datetime.datetime) -> bool:
     return datetime.datetime.fromisoformat(stamp) + datetime.timedelta(seconds=30) < now
 
 
-def pod_findings(pod: Object, events: t.Sequence[Object], now: datetime.datetime) -> list[Finding]:
+def pod_findings(
+    pod: Object, events: t.Sequence[Object], now: datetime.datetime, doubt: datetime.timedelta = RECENT
+) -> list[Finding]:
     """What is wrong with one pod; ``events`` are its own, newest first."""
     where = f"pod {pod['metadata']['name']}"
     if "deletionTimestamp" in pod["metadata"]:
@@ -269,7 +276,7 @@ def pod_findings(pod: Object, events: t.Sequence[Object], now: datetime.datetime
         finding
         for field, init in (("initContainerStatuses", True), ("containerStatuses", False))
         for entry in status.get(field) or []
-        if (finding := container_finding(pod, entry, now, init=init)) is not None
+        if (finding := container_finding(pod, entry, now, init=init, doubt=doubt)) is not None
     ]
     if found or _is_ready(pod) or status.get("phase") == "Succeeded":
         return found
@@ -321,10 +328,10 @@ def _newest_hash(replica_sets: t.Sequence[Object]) -> str:
 
 
 def look(client: Client, workload: Workload, now: datetime.datetime) -> list[Finding]:
-    """A quick look at the new pods' own statuses, for while waiting."""
+    """A quick look at the new pods' own statuses, for while waiting; a container that was restarted is given SETTLED."""
     replica_sets = replica_sets_of(client, workload) if workload.reference.kind == DEPLOYMENT else []
     pods = new_pods(workload, pods_of(client, workload), replica_sets)
-    return _sorted([finding for pod in pods for finding in pod_findings(pod, [], now)])
+    return _sorted([finding for pod in pods for finding in pod_findings(pod, [], now, SETTLED)])
 
 
 def diagnose(client: Client, workload: Workload, now: datetime.datetime, log_lines: int) -> Diagnosis:

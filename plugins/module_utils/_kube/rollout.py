@@ -10,6 +10,7 @@ import time
 import typing as t
 
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import (
+    AccessDenied,
     InvalidOption,
     OpsError,
     Refused,
@@ -310,12 +311,13 @@ class Rollout:
             return status.reason, status.failure
         surplus = self._surplus() if status.complete else 0
         idle = detector.idle(latest, surplus)
-        finding = self._hopeless() if status.complete or idle >= self._patience else None
-        if status.complete and not surplus and finding is None:
+        findings = self._look() if status.complete or idle >= self._patience else []
+        if status.complete and not surplus and not findings:
             return None
-        message = f"{surplus} pods have not ended yet" if status.complete and surplus else status.message
-        if finding is not None and idle >= self._patience:
-            return finding.code, str(finding)
+        message = f"{surplus} pods have not ended yet" if surplus else str(findings[0]) if status.complete else status.message
+        hopeless = next((finding for finding in findings if finding.hopeless), None)
+        if hopeless is not None and idle >= self._patience:
+            return hopeless.code, str(hopeless)
         if idle >= self._request.stall_timeout:
             return "stalled", f"no progress for {self._request.stall_timeout} s: {message}"
         return "", message
@@ -324,12 +326,12 @@ class Rollout:
     def _patience(self) -> float:
         return self._request.stall_timeout / HOPELESS_SHARE
 
-    def _hopeless(self) -> Finding | None:
-        """A fault of a new pod that waiting seldom cures."""
+    def _look(self) -> list[Finding]:
+        """What is wrong with the new pods. Without a readiness probe the counts call a pod available between two crashes."""
         try:
-            return next((finding for finding in look(self._client, self.workload, now()) if finding.hopeless), None)
-        except OpsError:
-            return None  # not allowed to see pods: the counts must do
+            return look(self._client, self.workload, now())
+        except AccessDenied:
+            return []  # the counts must do
 
     def _failed(self, reason: str, what: str) -> WaitTimeout:
         diagnosis = diagnose(self._client, self.workload, now(), self._request.log_lines)
