@@ -29,7 +29,7 @@ LOG_INTERVAL = 10.0
 HEARTBEAT = 60.0
 """A line is shown this often even when nothing moves."""
 FIRST_POLL, LAST_POLL = 0.2, 1.0
-LIVENESS_INTERVAL = 15.0
+LIVENESS_INTERVAL = 5.0
 TIME_LIMIT = 7 * 24 * 3600
 """The modules have deadlines of their own; this one ends what got stuck for a week. A task's own ``timeout`` goes before it."""
 RECONNECT_LIMIT = 300.0

@@ -250,16 +250,18 @@ def _phase_chart(phases: t.Sequence[Report]) -> str:
     return f'<div class="phases">{"".join(rows)}<div class="phase axis"><div class="ticks">{axis}</div></div></div>'
 
 
+def _plan_item(line: str) -> str:
+    kind = ' class="destructive"' if line.startswith("!") else ""
+    return f"<li{kind}>{text(line.lstrip('! '))}</li>"
+
+
 def _plans(report: Report) -> str:
     parts = []
     for plan in report["plans"]:
-        lines = [*safe_plan_lines(plan), *(f"  note: {note}" for note in plan.get("notes") or [])]
-        body = "".join(
-            f'<li class="{"destructive" if line.startswith("!") else ""}">{text(line.lstrip("! "))}</li>' for line in lines
-        )
-        parts.append(
-            f"<h3>{text(plan.get('title', 'Plan'))} <code>{text(plan.get('digest', ''))}</code></h3><ol class=plan>{body}</ol>"
-        )
+        items = "".join(_plan_item(line) for line in safe_plan_lines(plan))
+        notes = "".join(f"<p class=note>{text(note)}</p>" for note in plan.get("notes") or [])
+        digest = f"<code>{text(plan.get('digest', ''))}</code>"
+        parts.append(f"<h3>{text(plan.get('title', 'Plan'))} {digest}</h3><ol class=plan>{items}</ol>{notes}")
     return "".join(parts) or "<p class=none>No plan was given.</p>"
 
 
@@ -274,10 +276,7 @@ def _forecast(report: Report) -> str:
         )
     )
     formula = "".join(f"<li><code>{text(name)} = {text(value)}</code></li>" for name, value in forecast["formula"].items())
-    inputs = _rows(
-        ("input", "value"),
-        [(f"<code>{text(name)}</code>", text(_input_row(name, value)[1])) for name, value in forecast["inputs"].items()],
-    )
+    inputs = _pairs(_input_row(name, value) for name, value in forecast["inputs"].items())
     return (
         f'<div class="cards">{cards}</div><details open><summary>Formula and inputs</summary>'
         f"<ul class=formula>{formula}</ul>{inputs}</details>"
@@ -318,6 +317,7 @@ def render_html(report: Report) -> str:
         (_badge(check["status"]), f"<code>{text(check['id'])}</code>", text(check["summary"]), text(check["hint"]))
         for check in report["checks"]
     ]
+    hinted = any(check["hint"] for check in report["checks"])
     assertions = [
         (
             f'<span class="badge {"ok" if item["ok"] else "critical"}">{"holds" if item["ok"] else "fails"}</span>',
@@ -340,7 +340,7 @@ def render_html(report: Report) -> str:
         "cards": cards + _assertion_card(report),
         "times": _pairs((TIME_NAMES.get(name, name), clock(value)) for name, value in sorted_times(report)),
         "phases": _phase_chart(report["phases"]),
-        "checks": _rows(("status", "check", "found", "next"), checks),
+        "checks": _rows(("status", "check", "found", *(["next"] if hinted else [])), checks),
         "assertions": _rows(("status", "what", "found"), assertions),
         "plans": _plans(report),
         "forecast": _forecast(report),

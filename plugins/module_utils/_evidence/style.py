@@ -73,6 +73,8 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 20px; margi
 dt { color: var(--muted); } dd { margin: 0; font-variant-numeric: tabular-nums; }
 ol.plan { margin: 0; padding-left: 1.6em; font-size: 14px; } ol.plan li { padding: 2px 0 2px 6px; }
 ol.plan li.destructive { color: var(--critical); font-weight: 600; } ol.plan li.destructive::marker { content: "! "; }
+.panel > h3:first-child { margin-top: 0; }
+p.note { margin: 4px 0 0 1.6em; padding-left: 6px; color: var(--muted); font-size: 14px; }
 ul.formula { margin: 8px 0 12px; padding-left: 1.2em; font-size: 14px; }
 details { margin-top: 14px; } summary { cursor: pointer; color: var(--muted); font-size: 14px; }
 details > table { margin-top: 8px; }
@@ -81,7 +83,8 @@ details > table { margin-top: 8px; }
 @media (max-width: 720px) {
   main { padding: 20px 14px 48px; } h1 { font-size: 24px; }
   .panel, .card { padding: 14px 14px; }
-  .phase { grid-template-columns: 1fr auto; } .phase .bar { grid-column: 1 / -1; grid-row: 2; } .phase .time { grid-row: 1; }
+  .phase { grid-template-columns: 1fr auto; } .phase .bar { grid-column: 1 / -1; grid-row: 2; } .phase .name { grid-row: 1; }
+  .phase .time { grid-row: 1; grid-column: 2; }
   .phase .done { grid-column: 1 / -1; } .axis .ticks { grid-column: 1 / -1; } .ticks span:nth-child(even) { display: none; }
   thead { display: none; } tr { display: block; padding: 8px 0; border-bottom: 1px solid var(--line); }
   tbody tr:last-child { border-bottom: 0; }
