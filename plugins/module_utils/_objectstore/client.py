@@ -113,6 +113,15 @@ class ObjectInfo:
     """How the service encrypts it; with any but None and AES256 the ETag is no MD5."""
 
 
+@dataclasses.dataclass(frozen=True, order=True)
+class RunningUpload:
+    """A multipart upload that is neither completed nor aborted; the earliest sorts first."""
+
+    initiated: datetime.datetime
+    key: str
+    upload_id: str
+
+
 class Store:
     """The objects of one bucket. Every failure is an OpsError that names bucket, key and endpoint."""
 
@@ -439,19 +448,24 @@ class Store:
         """A multipart upload, for use in ``with``: aborted unless completed."""
         return MultipartUpload(self, key, self._write_arguments(key, metadata, content_type))
 
+    def running_uploads(self, prefix: str) -> t.List[RunningUpload]:
+        """Multipart uploads below ``prefix`` that are neither completed nor aborted, whoever runs them."""
+        found = []
+        for page in self._pages("list_multipart_uploads", prefix, {"Bucket": self.bucket, "Prefix": prefix}):
+            for upload in page.get("Uploads", ()):
+                if upload["Key"].startswith(prefix):
+                    found.append(RunningUpload(upload["Initiated"], upload["Key"], upload["UploadId"]))
+        return found
+
     def sweep_uploads(self, prefix: str, older_than_seconds: float, *, keep: t.Container[str] = ()) -> t.List[str]:
         """Abort multipart uploads below ``prefix`` begun longer ago than that; the keys, except those of upload ids to ``keep``."""
         limit = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(seconds=older_than_seconds)
-        stale = []
-        for page in self._pages("list_multipart_uploads", prefix, {"Bucket": self.bucket, "Prefix": prefix}):
-            for upload in page.get("Uploads", ()):
-                mine = upload["Key"].startswith(prefix) and upload["UploadId"] not in keep
-                if mine and upload["Initiated"] <= limit:
-                    stale.append((upload["Key"], upload["UploadId"]))
-        for key, upload_id in stale:
-            with self._errors("abort the upload of", key), contextlib.suppress(self.client.exceptions.NoSuchUpload):
-                self.client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=upload_id)
-        return [key for key, upload_id in stale]
+        uploads = self.running_uploads(prefix)
+        stale = [upload for upload in uploads if upload.upload_id not in keep and upload.initiated <= limit]
+        for upload in stale:
+            with self._errors("abort the upload of", upload.key), contextlib.suppress(self.client.exceptions.NoSuchUpload):
+                self.client.abort_multipart_upload(Bucket=self.bucket, Key=upload.key, UploadId=upload.upload_id)
+        return [upload.key for upload in stale]
 
     # -- errors -------------------------------------------------------------------------------------------------------
 

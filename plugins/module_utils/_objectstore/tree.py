@@ -26,7 +26,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.compare
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.faults import printable
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.inventory import Inventory, Row, hostile_key, room_below
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.manifest import manifest_key
-from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.names import path_text
+from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.names import hostile, path_text
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.place import Ground, os_errors
 from ansible_collections.fileforge.ops.plugins.module_utils._plan import DIGEST_LENGTH, Plan, Step, human_bytes
 from ansible_collections.fileforge.ops.plugins.module_utils._progress import Progress
@@ -257,6 +257,8 @@ class Tree:
         if self.options.removes:
             gone = "INSERT OR REPLACE INTO action SELECT {}, r.path, r.size, 'aside:' || r.etag FROM listed r "
             inventory.execute(gone.format("'clear'") + "JOIN local_folder d ON d.path = r.path")
+            for (file,) in inventory.execute("SELECT path FROM local JOIN remote_folder USING (path)"):
+                inventory.execute(gone.format("'clear'") + "WHERE r.path > ? AND r.path < ?", (file + b"/", file + b"0"))
             inventory.execute(
                 gone.format("'aside'") + "LEFT JOIN local l ON l.path = r.path LEFT JOIN action a ON a.path = r.path "
                 "WHERE l.path IS NULL AND a.path IS NULL"
@@ -265,6 +267,14 @@ class Tree:
             inventory.insert("action", [("manifest", b"", inventory.count("local"), "manifest")])
 
     def _refuse_names(self) -> None:
+        for (path,) in self.inventory.rows("SELECT path FROM local WHERE true"):
+            reason = hostile(path)
+            if reason is not None:
+                raise Refused(
+                    "hostile_name",
+                    f"{self.ground.path}: the file name {printable(path_text(path))!r} cannot become an object key: {reason}",
+                    hint="nothing was touched; rename the file, then run again",
+                )
         for (path,) in self.inventory.execute("SELECT path FROM local JOIN remote_folder USING (path) ORDER BY path LIMIT 1"):
             if not self.options.removes:
                 raise hostile_key(self.options.folder + path_text(path), "the bucket has keys below it, as if it were a directory")
