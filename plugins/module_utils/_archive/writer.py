@@ -37,11 +37,25 @@ _KINDS = {FILE: tarfile.REGTYPE, "d": tarfile.DIRTYPE, LINK: tarfile.SYMTYPE}
 class Source(t.Protocol):
     """An opened file. ``read`` may be called from several threads at the same time and must give exactly ``length`` bytes."""
 
-    size: int
-    mode: int
-    uid: int
-    gid: int
-    mtime: int
+    @property
+    def size(self) -> int:
+        """Bytes of the file as it is archived."""
+
+    @property
+    def mode(self) -> int:
+        """Permission bits."""
+
+    @property
+    def uid(self) -> int:
+        """Owner."""
+
+    @property
+    def gid(self) -> int:
+        """Group."""
+
+    @property
+    def mtime(self) -> int:
+        """Seconds since the epoch."""
 
     def read(self, offset: int, length: int) -> bytes:
         """The bytes to archive."""

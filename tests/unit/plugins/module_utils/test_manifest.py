@@ -15,6 +15,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._errors import Integ
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.manifest import Manifest, ManifestFile, WalRange
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tests.lab.postgres import distribution_binaries, packaged_binaries
 
 RANGE = WalRange(1, "0/2000028", "0/3000000")
