@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import ssl
 import typing as t
 import urllib.parse
 
@@ -85,6 +86,10 @@ def _load(library: t.Any, options: KubeOptions) -> t.Any:
     else:
         _load_file(library, options, configuration)
     if options.ca_cert:
+        try:
+            ssl.create_default_context(cafile=options.ca_cert)
+        except OSError as error:  # the library would fail at the first request only, with less to say
+            raise InvalidOption("kube_ca_cert", options.ca_cert, f"cannot be used: {error}") from error
         configuration.ssl_ca_cert = options.ca_cert
     if not options.validate_certs:
         configuration.verify_ssl = False
@@ -119,10 +124,7 @@ class Client:
         self._options = options
         self._configuration = _load(library, options)
         self.host = str(self._configuration.host).rstrip("/")
-        try:
-            self._pool = library.client.ApiClient(self._configuration).rest_client.pool_manager
-        except (OSError, ValueError) as error:
-            raise InvalidOption("kube_ca_cert", options.ca_cert, f"TLS cannot be set up: {error}") from error
+        self._pool = library.client.ApiClient(self._configuration).rest_client.pool_manager
 
     def get(self, path: str, query: t.Mapping[str, t.Any] | None = None) -> Object:
         """One object, or one page of a list."""
