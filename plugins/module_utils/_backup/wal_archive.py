@@ -198,8 +198,8 @@ class Archiving:
         now = {name: value for name, value in wanted.items() if name not in AFTER_RESTART and value is not None}
         wait_for(
             "the new settings to take effect",
-            lambda: {row["name"]: row["setting"] for row in query(connection, "SELECT name, setting FROM pg_settings")},
-            lambda settings: all(settings.get(name) == value for name, value in now.items()),
+            lambda: {name: row["running"] for name, row in _settings(connection).items() if name in now},
+            lambda settings: settings == now,
             timeout=30,
             interval=0.05,
         )
@@ -266,7 +266,13 @@ class Archiving:
         options = self._options
         argv = [options.interpreter, options.program_path, "--config", options.config_path, *arguments]
         user = options.owner if os.geteuid() == 0 else None
-        done = run(argv, timeout=PROGRAM_TIMEOUT, check=False, user=user)
+        try:
+            done = run(argv, timeout=PROGRAM_TIMEOUT, check=False, user=user)
+        except ProcessFailed as error:
+            raise ProcessFailed(
+                f"user {options.owner} cannot run {options.interpreter}: {error.message}",
+                hint="choose a program_interpreter that this user can reach, for example /usr/bin/python3 with python3-boto3",
+            ) from error
         if done.returncode != 0:
             words = done.stderr.strip().splitlines()[-1:] or ["no message"]
             raise ProcessFailed(
@@ -327,15 +333,19 @@ def _acceptable(name: str) -> tuple[str, ...]:
 
 
 def _settings(connection: psycopg.Connection[t.Any]) -> dict[str, dict[str, t.Any]]:
-    """Settings by name: ``running`` now, and ``configured`` for after a restart."""
+    """Settings by name: ``running`` now, and ``configured`` for after a restart.
+
+    With archiving off, the server shows ``(disabled)`` in place of the archive_command.
+    """
     rows = query(
         connection,
         """
-        SELECT s.name, s.setting AS running, s.source, coalesce(f.setting, s.setting) AS configured
+        SELECT s.name, s.source, coalesce(f.setting, s.setting) AS configured,
+            CASE WHEN s.setting = '(disabled)' THEN coalesce(f.setting, '') ELSE s.setting END AS running
         FROM pg_settings s
         LEFT JOIN LATERAL (
             SELECT setting FROM pg_file_settings WHERE pg_file_settings.name = s.name ORDER BY seqno DESC LIMIT 1
-        ) f ON s.context = 'postmaster'
+        ) f ON s.context = 'postmaster' OR s.setting = '(disabled)'
         WHERE s.name IN ('archive_mode', 'wal_level', 'archive_command', 'archive_timeout', 'archive_library')
         """,
     )
