@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import datetime
+import types
 import typing as t
 
 import pytest
@@ -276,7 +277,7 @@ class World:
     """Plays a list of states; the last one stays. An exception in the list is raised instead."""
 
     def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, states: list[Workload | Exception], findings: list[Finding] | None = None
+        self, monkeypatch: pytest.MonkeyPatch, states: list[Workload | Exception], findings: t.Sequence[Finding] = ()
     ) -> None:
         self.states = states
         self.clock = Clock()
@@ -289,8 +290,7 @@ class World:
         monkeypatch.setattr(workloads, "pods_of", lambda *args: [{}] * self.pods)
         monkeypatch.setattr(engine, "look", lambda *args: self.findings)
         monkeypatch.setattr(engine, "diagnose", lambda *args: Diagnosis(findings=self.findings))
-        monkeypatch.setattr(engine.time, "monotonic", self.clock)
-        monkeypatch.setattr(engine.time, "sleep", self.sleep)
+        monkeypatch.setattr(engine, "time", types.SimpleNamespace(monotonic=self.clock, sleep=self.sleep))
         monkeypatch.setattr(StallDetector.__init__, "__defaults__", (self.clock,))
 
     def sleep(self, seconds: float) -> None:
