@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # Copyright (c) FileForge operations
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -53,8 +54,7 @@ options:
     description:
       - Directory for removed and replaced files and for the module's own state. It must be on the same file system as O(path).
       - When not set, it is O(path) with C(.aside) appended. When O(path) is a mount point, give a directory inside it; that
-        directory is left
-        out of the comparison.
+        directory is left out of the comparison.
     type: path
   jobs:
     description: How many files, or ranges of a big file, are transferred at the same time.
@@ -79,8 +79,7 @@ requirements:
   - boto3 >= 1.26
 notes:
   - Permission bits and modification times are kept where the manifest or the objects' metadata (C(mode), C(mtime)) tell them.
-    Other new files
-    get mode V(0644), new directories V(0755). Set-user-ID, set-group-ID and sticky bits are never restored.
+    Other new files get mode V(0644), new directories V(0755). Set-user-ID, set-group-ID and sticky bits are never restored.
   - Empty directories have no objects; they are neither created nor removed, unless all of a directory's files are moved aside.
   - Memory does not grow with the number of files; the inventories are kept in a temporary database on disk (some 200 bytes a file).
   - The plan of an interrupted run stays valid, with its digest, as long as all that is left was part of it.
@@ -157,15 +156,14 @@ timings:
   elements: dict
 reason:
   description:
-    - On a refusal, which. One of V(source_empty), V(too_many_removals), V(hostile_key), V(link_in_way), V(disk_space),
-      V(symbolic_link),
-      V(not_a_directory), V(aside_other_file_system), V(mount_inside), V(not_privileged), V(locked) and V(plan_changed).
+    - On a refusal, which. One of V(source_empty), V(too_many_removals), V(hostile_key), V(hostile_name), V(link_in_way),
+      V(disk_space), V(symbolic_link), V(not_a_directory), V(aside_other_file_system), V(mount_inside), V(not_privileged),
+      V(locked) and V(plan_changed).
     - When bytes are wrong, V(damaged) (the object's content is not what was stored), V(replaced) or V(precondition) (it was
-      replaced
-      meanwhile), or V(changed) (a local file changed while it was uploaded).
+      replaced meanwhile), or V(changed) (a local file changed while it was uploaded).
   returned: failure
   type: str
-keys:
+damaged_keys:
   description: Keys of the damaged objects. All other files were written.
   returned: when objects are damaged
   type: list

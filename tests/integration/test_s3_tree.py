@@ -494,7 +494,7 @@ def test_damaged_objects_are_not_written_and_the_others_are(
     for number in range(5):
         touch(s3, bucket, f"files/good {number}", content(number), sha256=hashlib.sha256(content(number)).hexdigest())
     result = run_module("s3_tree", {**options, "max_delete_percent": 100}, expect_failure=True)
-    assert result["reason"] == "damaged" and result["keys"] == ["files/bad"] and result["files"] == 5
+    assert result["reason"] == "damaged" and result["damaged_keys"] == ["files/bad"] and result["files"] == 5
     assert (target / "bad").read_bytes() == b"the last good copy" and (target / "extra").exists()
     assert all((target / f"good {number}").read_bytes() == content(number) for number in range(5))
 
@@ -510,7 +510,7 @@ def test_damaged_object_that_the_manifest_knows(source: Path, options: dict[str,
     with FaultyServer(lambda request: None, s3.port) as server:
         server.bend = bend
         result = run_module("s3_tree", {**options, "s3_endpoint": server.endpoint}, expect_failure=True)
-    assert result["keys"] == ["files/a/0/file 15.bin"]
+    assert result["damaged_keys"] == ["files/a/0/file 15.bin"]
     assert not (Path(options["path"]) / "a/0/file 15.bin").exists()
     run_module("s3_tree", options)
     assert files_of(Path(options["path"])) == files_of(source)

@@ -182,7 +182,7 @@ class Pull:
             f"{len(keys)} objects are damaged and were not written; the other files were. First: {first.message}",
             hint=first.hint,
             reason="damaged",
-            keys=keys,
+            damaged_keys=keys,
             files=self.files,
         )
 

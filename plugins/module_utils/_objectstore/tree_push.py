@@ -25,7 +25,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.names i
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.place import Folder
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.tree import Tree
 
-PART = 16 * MIB
+PART = 8 * MIB
 STALE_UPLOAD = 24 * 3600
 _FINAL = """SELECT r.path, r.size, r.etag, coalesce(h.sha256, c.sha256, r.sha256), coalesce(l.mode & 511, r.mode),
     coalesce(l.mtime, r.mtime) FROM remote r LEFT JOIN local l ON l.path = r.path

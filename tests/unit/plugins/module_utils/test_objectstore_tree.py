@@ -453,7 +453,7 @@ def test_damaged_objects_are_counted_and_nothing_is_removed(world: World) -> Non
     world.store.objects["files/a"].metadata = {"sha256": "0" * 64}
     with pytest.raises(IntegrityError) as caught:
         world.run()
-    assert caught.value.state["keys"] == ["files/a"]
+    assert caught.value.state["damaged_keys"] == ["files/a"]
     assert read(world.root) == {"extra": b"stays", "b": b"two"}
 
 
