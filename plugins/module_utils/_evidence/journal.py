@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import stat
 import typing as t
 
 GENESIS = "0" * 64
@@ -132,16 +133,20 @@ def file_evidence(path: str) -> dict[str, t.Any]:
     evidence: dict[str, t.Any] = {"path": path}
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(handle)
+            return {**evidence, "error": "not a regular file"}
+        with os.fdopen(handle, "rb") as stream:
+            return {**evidence, "size": status.st_size, **_file_digest(stream, status.st_size)}
     except OSError as error:
         return {**evidence, "error": error.strerror}
-    with os.fdopen(handle, "rb") as stream:
-        status = os.fstat(stream.fileno())
-        if not os.path.isfile(path):
-            return {**evidence, "error": "not a regular file"}
-        evidence["size"] = status.st_size
-        if status.st_size > MAX_EVIDENCE:
-            return {**evidence, "error": "too large to hash"}
-        digest = hashlib.sha256()
-        for chunk in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(chunk)
-    return {**evidence, "sha256": digest.hexdigest()}
+
+
+def _file_digest(stream: t.BinaryIO, size: int) -> dict[str, str]:
+    if size > MAX_EVIDENCE:
+        return {"error": "too large to hash"}
+    digest = hashlib.sha256()
+    for chunk in iter(lambda: stream.read(1 << 20), b""):
+        digest.update(chunk)
+    return {"sha256": digest.hexdigest()}
