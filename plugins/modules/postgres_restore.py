@@ -140,7 +140,7 @@ extends_documentation_fragment:
   - fileforge.ops.planned.progress
 requirements:
   - boto3 >= 1.26 (also for O(program_interpreter))
-  - psycopg >= 3.1, to show how far the recovery is and to report the last commit
+  - psycopg >= 3.1, to show how far the recovery is; without it only files and processes tell
 notes:
   - The WAL program's configuration holds the credentials and is readable by O(owner) only. It is removed at the end.
   - A second run of the same request changes nothing as long as the restored cluster is in place, also with V(latest). Use

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
+import functools
 import os
 import pwd
 import re
@@ -24,6 +25,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._errors import (
     AccessDenied,
     IntegrityError,
     InvalidOption,
+    MissingLibrary,
     NotFound,
     OpsError,
     ProcessFailed,
@@ -276,9 +278,21 @@ select pg_catalog.pg_is_in_recovery() as in_recovery,
 """
 
 
+@functools.lru_cache(maxsize=1)
+def _can_connect() -> bool:
+    """Whether psycopg is there. Loads all of it, because ``effective_user`` may not be able to read this user's files."""
+    try:
+        connect(PostgresOptions(host="/nonexistent", connect_timeout=2)).close()
+    except MissingLibrary:
+        return False
+    except OpsError:
+        pass
+    return True
+
+
 def recovery_state(found: PidFile, owner: str | None) -> RecoveryState | None:
-    """Ask the server through its socket; None when it does not answer (yet), or does not let us in."""
-    if found.socket_directory is None or found.port is None:
+    """Ask the server through its socket; None when it does not answer (yet) or does not let us in, or without psycopg."""
+    if found.socket_directory is None or found.port is None or not _can_connect():
         return None
     for role in dict.fromkeys(("postgres", owner or "postgres")):
         options = PostgresOptions(host=found.socket_directory, port=found.port, user=role, connect_timeout=5)

@@ -1,0 +1,386 @@
+# Copyright (c) FileForge operations
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""postgres_restore with real servers: restores, second runs, refusals that touch nothing, and death at every point."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import typing as t
+import uuid
+from pathlib import Path
+
+import pytest
+
+from tests.integration.restore_faults import POINTS
+from tests.integration.restore_source import Restored, Source, engine, restore, snapshot
+from tests.lab import ROOT
+from tests.lab.place import give
+from tests.lab.s3 import S3Server
+
+
+@pytest.fixture(scope="module")
+def shared_place(session_place: Path) -> Path:
+    place = session_place / f"restore-{uuid.uuid4().hex[:6]}"
+    place.mkdir(mode=0o755)
+    give(place)
+    return place
+
+
+class Shared(t.NamedTuple):
+    source: Source
+    oldest: str
+    """Before every backup."""
+    first: str
+    """After mark 1, before mark 2."""
+    second: str
+    truncated: str
+    unindexed: str
+    good: str
+
+
+@pytest.fixture(scope="module")
+def shared(shared_place: Path, s3: S3Server) -> t.Iterator[Shared]:
+    """A source that the tests only read; its restores are scratch copies."""
+    bucket = s3.create_bucket(f"shared-{uuid.uuid4().hex[:10]}")
+    source = Source.create(shared_place, s3, bucket)
+    try:
+        oldest = source.now()
+        truncated, unindexed, good = source.backup(), source.backup(), source.backup()
+        first = source.mark(1)
+        source.archive()
+        second = source.mark(2)
+        source.mark(3)
+        source.archive()
+        source.cluster.stop()
+        yield Shared(source, oldest, first, second, truncated, unindexed, good)
+    finally:
+        source.cluster.destroy()
+
+
+@pytest.fixture
+def target(place: Path, shared: Shared) -> t.Iterator[Path]:
+    """Where a copy goes; its server is stopped at the end."""
+    give(place)
+    directory = place / "copy"
+    yield directory
+    Restored(directory, shared.source.cluster.bin_directory).stop()
+
+
+def copied(shared: Shared, directory: Path) -> Restored:
+    return Restored(directory, shared.source.cluster.bin_directory)
+
+
+# Whole restores through Ansible
+
+
+@pytest.mark.parametrize("version", [15, 18])
+def test_restore_in_place(version: int, place: Path, s3: S3Server, bucket: str, run_module: t.Any) -> None:
+    source = Source.create(place, s3, bucket, version)
+    cluster = source.cluster
+    try:
+        source.backup()
+        between = source.mark(1)
+        source.mark(2)
+        source.archive()
+        arguments = source.arguments(cluster.data_directory, between, stop_running=True)
+
+        shown = run_module("postgres_restore", arguments, check=True, diff=True)
+        assert shown["changed"] is True
+        assert shown["plan"]["destructive"] is True
+        assert "replay" in shown["diff"]["after"]
+        assert cluster.running()
+        assert run_module("postgres_restore", arguments, check=True)["plan"]["digest"] == shown["plan"]["digest"]
+
+        refused = run_module("postgres_restore", {**arguments, "plan_digest": "0" * 16}, expect_failure=True)
+        assert refused["reason"] == "plan_changed"
+        assert cluster.running()
+
+        done = run_module("postgres_restore", {**arguments, "plan_digest": shown["plan"]["digest"]})
+        assert done["changed"] is True
+        assert done["plan"]["digest"] == shown["plan"]["digest"]
+        assert cluster.execute("SELECT array_agg(number) FROM mark")[0][0] == [1]
+        assert cluster.execute("SELECT count(*) FROM filling")[0][0] == 20000
+        assert done["recovery"]["timeline_new"] == 2
+        assert done["recovery"]["last_commit"] <= between
+        assert [phase["phase"] for phase in done["timings"]] == ["fetch", "sync", "swap", "replay"]
+        assert done["transfer"]["copied"] > done["transfer"]["fetched"]
+        assert {Path(path).name.split(".before-")[1] for path in done["kept"]} == {done["plan"]["digest"]}
+        assert cluster.execute("SHOW recovery_target_time")[0][0] != ""  # of the running server; the files are clean
+        assert "recovery_target" not in (cluster.data_directory / "postgresql.auto.conf").read_text()
+        assert not [path for path in cluster.root.iterdir() if ".recovery-" in path.name or path.name.endswith(".restore.json")]
+
+        for check in (False, True):
+            again = run_module("postgres_restore", arguments, check=check)
+            assert again["changed"] is False
+            assert again["plan"]["steps"] == []
+            assert again["recovery"] == done["recovery"]
+
+        # a restore of the restore: its timeline is archived, and followed
+        later = source.mark(10)
+        source.mark(11)
+        source.archive()
+        done = run_module("postgres_restore", {**arguments, "target_time": later})
+        assert cluster.execute("SELECT array_agg(number ORDER BY 1) FROM mark")[0][0] == [1, 10]
+        assert (done["recovery"]["timeline_old"], done["recovery"]["timeline_new"]) == (2, 3)
+
+        # and back to the first timeline, at a time that it only shares with nobody
+        source.mark(20)
+        source.archive()
+        done = run_module(
+            "postgres_restore", {**arguments, "target_time": "latest", "target_timeline": "1", "keep_old": False, "delta": False}
+        )
+        assert cluster.execute("SELECT array_agg(number ORDER BY 1) FROM mark")[0][0] == [1, 2]
+        assert (done["recovery"]["timeline_old"], done["recovery"]["timeline_new"]) == (1, 4)
+        assert done["kept"] == []
+        assert done["transfer"]["copied"] == 0
+    finally:
+        cluster.destroy()
+
+
+def test_scratch_copy(shared: Shared, target: Path, run_module: t.Any) -> None:
+    before = snapshot(shared.source.cluster.root)
+    keys = shared.source.keys()
+    arguments = shared.source.arguments(target, shared.first, scratch=True)
+    shown = run_module("postgres_restore", arguments, check=True)
+    assert not target.exists()
+    done = run_module("postgres_restore", arguments)
+    assert done["plan"]["digest"] == shown["plan"]["digest"]
+    copy = copied(shared, target)
+    assert copy.marks() == [1]
+    assert copy.query("SHOW archive_mode") == ["off"]
+    assert copy.query("SHOW listen_addresses") == []
+    assert copy.query("SHOW recovery_target_timeline") != []
+    assert (target.parent / "copy.tablespaces").is_dir()
+    assert snapshot(shared.source.cluster.root) == before
+    assert shared.source.keys() == keys
+    assert run_module("postgres_restore", arguments)["changed"] is False
+    forced = run_module("postgres_restore", {**arguments, "force": True, "stop_running": True})
+    assert forced["changed"] is True
+    assert forced["plan"]["digest"] != done["plan"]["digest"]
+    assert len(forced["kept"]) == 2
+    forced_again = run_module("postgres_restore", {**arguments, "force": True, "stop_running": True, "keep_old": False})
+    assert forced_again["kept"] == []
+    assert copy.marks() == [1]
+
+
+def test_latest_reaches_the_end(shared: Shared, target: Path) -> None:
+    outcome = restore(shared.source.arguments(target, "latest", scratch=True))
+    assert copied(shared, target).marks() == [1, 2, 3]
+    assert outcome.recovery["target_time"] is None
+
+
+def test_tablespaces_go_where_they_are_mapped(shared: Shared, target: Path) -> None:
+    location = target.parent / "elsewhere"
+    oid = next(iter(os.listdir(shared.source.cluster.data_directory / "pg_tblspc")))
+    restore(shared.source.arguments(target, shared.first, scratch=True, tablespace_map={oid: str(location)}))
+    assert os.readlink(target / "pg_tblspc" / oid) == str(location)
+    assert copied(shared, target).query("SELECT count(*) FROM filling") == ["20000"]
+
+
+# Refusals
+
+
+def deny(run_module: t.Any, arguments: dict[str, t.Any], *places: Path) -> dict[str, t.Any]:
+    """Run for real; it must fail and leave every file as it is."""
+    before = snapshot(*places)
+    result = run_module("postgres_restore", arguments, expect_failure=True)
+    assert snapshot(*places) == before
+    assert result["msg"]
+    assert "Traceback" not in result["msg"]
+    return dict(result)
+
+
+CASES: dict[str, tuple[dict[str, t.Any], str, str]] = {
+    "before the oldest backup": ({"target_time": "oldest"}, "target_before_backups", "the oldest ends at"),
+    "after the last commit": ({"target_time": "2099-01-01T00:00:00Z"}, "target_unreachable", "the latest reachable time is"),
+    "unknown backup": ({"backup": "2020-01-01-0000"}, "backup_unknown", "there is no base backup"),
+    "no backups": ({"prefix": "nothing/"}, "no_backups", "there is no base backup"),
+    "index missing": ({"backup": "unindexed"}, "index_missing", "index"),
+    "truncated archive": ({"backup": "truncated"}, "archive_damaged", "bytes"),
+    "unknown timeline": ({"target_timeline": "7"}, "timeline_unknown", "timeline 7"),
+    "wrong system": ({"system_identifier": "1234"}, "wrong_system_identifier", "system_identifier says 1234"),
+    "bucket missing": ({"s3_bucket": "there-is-no-such-bucket"}, "bucket", "bucket"),
+}
+
+
+@pytest.fixture(scope="module")
+def damaged(shared: Shared) -> Shared:
+    """Two of its backups are damaged: one lost its index, the archive of the other one was cut at a member's end."""
+    client, bucket = shared.source.s3.client(), shared.source.bucket
+    client.delete_object(Bucket=bucket, Key=f"base/{shared.unindexed}_base.index.json.gz")
+    key = f"base/{shared.truncated}_base.tar.gz"
+    found = client.get_object(Bucket=bucket, Key=key)
+    content = found["Body"].read()
+    end = content.rfind(b"\x1f\x8b\x08")  # the last member: without it the object is still a flawless gzip file
+    client.put_object(Bucket=bucket, Key=key, Body=content[:end], Metadata=found["Metadata"])
+    return shared
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_refused(case: str, damaged: Shared, target: Path, run_module: t.Any) -> None:
+    changes, reason, words = CASES[case]
+    names = {"oldest": damaged.oldest, "unindexed": damaged.unindexed, "truncated": damaged.truncated}
+    changes = {name: names.get(value, value) for name, value in changes.items()}
+    arguments = {**damaged.source.arguments(target, damaged.first, scratch=True), **changes}
+    result = deny(run_module, arguments, target.parent, damaged.source.cluster.root)
+    assert result.get("reason") == reason, result
+    assert words in result["msg"]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("2026-11-23T14:05:00", "ambiguous"),
+        ("yesterday", "not a date"),
+        ("2026-02-30T10:00:00Z", "target_time"),
+        ("", "not a date"),
+    ],
+)
+def test_invalid_target(value: str, words: str, shared: Shared, target: Path, run_module: t.Any) -> None:
+    result = deny(run_module, shared.source.arguments(target, value, scratch=True), target.parent)
+    assert result["code"] == "invalid_option"
+    assert words in result["msg"]
+
+
+def test_bad_credentials(shared: Shared, target: Path, run_module: t.Any) -> None:
+    arguments = shared.source.arguments(target, shared.first, scratch=True, s3_secret_key="0" * 40)
+    result = deny(run_module, arguments, target.parent)
+    assert result["code"] == "access_denied"
+    assert "0000000" not in json.dumps({name: value for name, value in result.items() if name != "invocation"})
+
+
+def test_wal_gap(shared: Shared, target: Path, run_module: t.Any) -> None:
+    client, bucket = shared.source.s3.client(), shared.source.bucket
+    plan = engine(shared.source.arguments(target, shared.second, scratch=True)).check().plan
+    last = next(step for step in plan.steps if step.action == "replay").object.split("..")[1]
+    number = int(last[16:], 16) - 1
+    missing = f"{last[:16]}{number:08X}"
+    found = client.get_object(Bucket=bucket, Key=f"wal/{missing}.gz")
+    content, metadata = found["Body"].read(), found["Metadata"]
+    client.delete_object(Bucket=bucket, Key=f"wal/{missing}.gz")
+    try:
+        result = deny(run_module, shared.source.arguments(target, shared.second, scratch=True), target.parent)
+    finally:
+        client.put_object(Bucket=bucket, Key=f"wal/{missing}.gz", Body=content, Metadata=metadata)
+    assert result["reason"] == "wal_gap"
+    assert missing in result["msg"]
+
+
+def test_wrong_version(shared: Shared, target: Path, run_module: t.Any) -> None:
+    from tests.lab.postgres import packaged_binaries
+
+    arguments = shared.source.arguments(target, shared.first, scratch=True, bin_directory=str(packaged_binaries()))
+    result = deny(run_module, arguments, target.parent)
+    assert result["reason"] == "wrong_version"
+    assert "PostgreSQL 18" in result["msg"]
+
+
+def test_too_little_room(shared: Shared, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ansible_collections.fileforge.ops.plugins.module_utils._backup import restore_preflight
+    from ansible_collections.fileforge.ops.plugins.module_utils._errors import Refused
+
+    monkeypatch.setattr(restore_preflight, "free_bytes", lambda path: 1 << 20)
+    before = snapshot(target.parent)
+    with pytest.raises(Refused) as refused:
+        restore(shared.source.arguments(target, shared.first, scratch=True))
+    assert refused.value.state["reason"] == "disk_space"
+    assert snapshot(target.parent) == before
+
+
+def test_running_server_and_foreign_cluster(shared: Shared, postgres: t.Any, run_module: t.Any) -> None:
+    other = postgres()
+    arguments = shared.source.arguments(other.data_directory, shared.first)
+    result = deny(run_module, arguments)
+    assert result["reason"] == "wrong_system_identifier"
+    result = deny(run_module, {**arguments, "system_identifier": shared_identifier(shared)})
+    assert result["reason"] == "server_running"
+    assert other.running()
+    other.stop()
+    before = snapshot(other.root)
+    result = deny(run_module, arguments, other.root)
+    assert result["reason"] == "wrong_system_identifier"
+    assert snapshot(other.root) == before
+
+
+def shared_identifier(shared: Shared) -> str:
+    from ansible_collections.fileforge.ops.plugins.module_utils._postgres.cluster import read_control
+
+    return read_control(str(shared.source.cluster.data_directory)).system_identifier
+
+
+def test_a_directory_that_is_something_else(shared: Shared, target: Path, run_module: t.Any) -> None:
+    target.mkdir()
+    (target / "letter.txt").write_text("precious")
+    result = deny(run_module, shared.source.arguments(target, shared.first, scratch=True), target.parent)
+    assert result["reason"] == "not_a_data_directory"
+
+
+def test_archive_has_the_timeline(shared: Shared, target: Path, run_module: t.Any) -> None:
+    client, bucket = shared.source.s3.client(), shared.source.bucket
+    key = "wal/000000020000000000000007.gz"
+    client.put_object(Bucket=bucket, Key=key, Body=b"x")
+    try:
+        result = deny(run_module, shared.source.arguments(target, shared.first, target_timeline="1"), target.parent)
+    finally:
+        client.delete_object(Bucket=bucket, Key=key)
+    assert result["reason"] == "archive_has_timeline"
+
+
+# Death
+
+
+def killed_at(point: str, arguments: dict[str, t.Any]) -> None:
+    """Run the engine in a process of its own that kills itself at the point."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.integration.restore_source"],
+        input=json.dumps({"arguments": arguments, "point": point}),
+        text=True,
+        capture_output=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'collections'}"},
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == -9, f"{point}: ended with {done.returncode} instead of dying\n{done.stdout}\n{done.stderr[-3000:]}"
+
+
+@pytest.fixture(scope="module")
+def used_copy(shared: Shared, shared_place: Path) -> t.Iterator[Path]:
+    """A stopped scratch copy with a tablespace: an old directory for restores to replace."""
+    directory = shared_place / "used"
+    yield directory
+    copied(shared, directory).stop()
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_death_and_resumption(point: str, shared: Shared, used_copy: Path) -> None:
+    """The old directory is another scratch copy; whatever was done before the death, the next run ends right."""
+    copy = copied(shared, used_copy)
+    copy.stop()
+    restore(shared.source.arguments(used_copy, "latest", scratch=True, force=True, keep_old=False))
+    assert copy.marks() == [1, 2, 3]
+    arguments = shared.source.arguments(used_copy, shared.first, scratch=True, stop_running=True, keep_old=False, delta=False)
+    shown = engine(arguments).check()
+    killed_at(point, arguments)
+    if point != "record":
+        assert engine(arguments).check().plan.digest == shown.plan.digest
+    outcome = restore({**arguments, "plan_digest": shown.plan.digest})
+    assert outcome.changed
+    assert outcome.plan.digest == shown.plan.digest
+    assert copy.marks() == [1]
+    assert copy.query("SELECT count(*) FROM filling") == ["20000"]
+    assert outcome.recovery["last_commit"] is not None
+    left = [path.name for path in used_copy.parent.iterdir() if path.name.startswith("used")]
+    assert sorted(left) == ["used", "used.restore.lock", "used.restore.log", "used.restored.json", "used.tablespaces"]
+    assert restore(arguments).changed is False
+
+
+def test_a_resumed_fetch_fetches_only_the_rest(shared: Shared, target: Path) -> None:
+    arguments = shared.source.arguments(target, shared.first, scratch=True)
+    killed_at("sync", arguments)
+    outcome = restore(arguments)
+    assert outcome.transfer["present"] > 20 * outcome.transfer["fetched"]
+    assert copied(shared, target).marks() == [1]
