@@ -250,7 +250,7 @@ class Archiving:
         waited = round(time.monotonic() - begin, 3)
         place = os.path.join(options.spool_directory, f".proof-{segment}")
         try:
-            self._program("fetch", segment, place)
+            self._program("fetch", "--alone", segment, place)
             fetched = _digest_of_file(place)
         finally:
             remove_file(place)

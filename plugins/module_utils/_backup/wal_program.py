@@ -191,21 +191,6 @@ class Bucket:
         found = {item["Key"]: item for item in answer.get("Contents", ())}
         return found.get(f"{key}.gz") or found.get(key)
 
-    def after(self, name: str, count: int) -> list[str]:
-        """Names of segments of the same timeline that follow ``name``."""
-        key = self.config.key(name)
-        with self._calling(f"list WAL after {name}"):
-            answer = self.client.list_objects_v2(
-                Bucket=self.config.bucket, Prefix=self.config.key(name[:8]), StartAfter=f"{key}.gz", MaxKeys=3 * count + 10
-            )
-        names = []
-        for item in answer.get("Contents", ()):
-            base = item["Key"][len(self.config.key("")) :]
-            base = base[:-3] if base.endswith(".gz") else base
-            if SEGMENT.match(base) and base > name:
-                names.append(base)
-        return names[:count]
-
     def read(self, key: str) -> tuple[bytes, dict[str, str]]:
         """An object's bytes and metadata; a body that breaks off is asked for again."""
         for attempt in range(1, self.config.attempts + 1):
@@ -316,6 +301,13 @@ def check_segment(name: str, data: bytes, config: Config) -> None:
     high, low = int(name[8:16], 16), int(name[16:24], 16)
     if address != (high * ((1 << 32) // size) + low) * size or timeline > int(name[:8], 16):
         raise Problem(DAMAGED, f"{name}: holds the WAL of another segment (from {address >> 32:X}/{address & 0xFFFFFFFF:X})")
+
+
+def following(name: str, size: int, count: int) -> list[str]:
+    """Names of the segments that follow on the same timeline."""
+    each = (1 << 32) // size
+    number = int(name[8:16], 16) * each + int(name[16:24], 16)
+    return [f"{name[:8]}{later // each:08X}{later % each:08X}" for later in range(number + 1, number + 1 + count)]
 
 
 # Files
@@ -450,8 +442,9 @@ def fetch(config: Config, name: str, destination: str) -> int:
     if not KNOWN.match(name):
         raise Problem(CONFIGURATION, f"{name}: not the name of a WAL file")
     spool = config.spool_directory("fetched") if config.prefetch and SEGMENT.match(name) else None
-    if spool is not None and fetch_from_spool(config, spool, name, destination):
-        start_prefetcher(config, spool, name)
+    size = fetch_from_spool(config, spool, name, destination) if spool is not None else 0
+    if spool is not None and size:
+        start_prefetcher(config, spool, name, size)
         return 0
     bucket = Bucket(config)
     data = download(bucket, name)
@@ -462,7 +455,7 @@ def fetch(config: Config, name: str, destination: str) -> int:
     except OSError as error:
         raise Problem(DISK, f"{destination}: {_reason(error)}") from None
     if spool is not None:
-        start_prefetcher(config, spool, name)
+        start_prefetcher(config, spool, name, len(data))
     return 0
 
 
@@ -486,41 +479,41 @@ def download(bucket: Bucket, name: str) -> bytes | None:
     return data
 
 
-def fetch_from_spool(config: Config, spool: str, name: str, destination: str) -> bool:
-    """Take a prefetched segment, waiting for one that is on its way; false when it has to be fetched."""
+def fetch_from_spool(config: Config, spool: str, name: str, destination: str) -> int:
+    """Take a prefetched segment, waiting for one that is on its way; its size, 0 when it has to be fetched."""
     path = os.path.join(spool, name)
     end = time.monotonic() + min(CLAIM_WAIT, config.timeout)
     while not os.path.exists(path):
         if not os.path.exists(f"{path}.claim") or not prefetcher_runs(spool) or time.monotonic() > end:
-            return False
+            return 0
         time.sleep(0.01)
     try:
         with open(path, "rb") as stream:
             content = stream.read(LARGEST_SEGMENT + 100)
     except OSError:
-        return False
+        return 0
     remove(path)
     digest, data = content[:64], content[64:]
     if hashlib.sha256(data).hexdigest().encode() != digest:
-        return False  # cut off or damaged on this disk: the bucket's is right
+        return 0  # cut off or damaged on this disk: the bucket's is right
     try:
         check_segment(name, data, config)
     except Problem:
-        return False
+        return 0
     try:
         write_file(destination, data)
     except OSError as error:
         raise Problem(DISK, f"{destination}: {_reason(error)}") from None
-    return True
+    return len(data)
 
 
 # prefetch
 
 
-def start_prefetcher(config: Config, spool: str, name: str) -> None:
+def start_prefetcher(config: Config, spool: str, name: str, size: int) -> None:
     """Say how far replay is, and start the background process unless it runs. Never fails: it only saves time."""
     with contextlib.suppress(OSError):
-        write_file(os.path.join(spool, "position"), name.encode(), durable=False)
+        write_file(os.path.join(spool, "position"), f"{name} {size}".encode(), durable=False)
         if not prefetcher_runs(spool):
             subprocess.Popen(
                 [sys.executable, os.path.abspath(__file__), "--config", config.path, "prefetch"],
@@ -580,11 +573,12 @@ def prefetch_loop(config: Config, spool: str) -> None:
     before = ""
     with concurrent.futures.ThreadPoolExecutor(PREFETCHERS) as pool:
         while time.monotonic() - moved < PREFETCH_IDLE:
-            position = read_position(spool)
+            position, size = read_position(spool)
             if position != before:
                 before, moved = position, time.monotonic()
                 tidy(spool, position)
-                wanted = [name for name in bucket.after(position, config.prefetch) if not os.path.exists(os.path.join(spool, name))]
+                ahead = following(position, size, config.prefetch)
+                wanted = [name for name in ahead if not os.path.exists(os.path.join(spool, name))]
                 for name in wanted:
                     write_file(os.path.join(spool, f"{name}.claim"), b"", durable=False)
                 list(pool.map(lambda name: prefetch_one(bucket, spool, name), wanted))
@@ -594,7 +588,7 @@ def prefetch_loop(config: Config, spool: str) -> None:
 def prefetch_one(bucket: Bucket, spool: str, name: str) -> None:
     """Bring one segment into the spool, its SHA-256 before it."""
     try:
-        if name > read_position(spool):
+        if name > read_position(spool)[0]:
             data = download(bucket, name)
             if data is not None:
                 content = hashlib.sha256(data).hexdigest().encode() + data
@@ -603,10 +597,11 @@ def prefetch_one(bucket: Bucket, spool: str, name: str) -> None:
         remove(os.path.join(spool, f"{name}.claim"))
 
 
-def read_position(spool: str) -> str:
-    """The segment that PostgreSQL asked for last."""
+def read_position(spool: str) -> tuple[str, int]:
+    """The segment that PostgreSQL asked for last, and its size."""
     with open(os.path.join(spool, "position"), encoding="ascii") as stream:
-        return stream.read()
+        name, size = stream.read().split()
+    return name, int(size)
 
 
 def tidy(spool: str, position: str) -> None:
@@ -656,6 +651,7 @@ def arguments_of(argv: t.Sequence[str]) -> argparse.Namespace:
     bring = commands.add_parser("fetch")
     bring.add_argument("name")
     bring.add_argument("destination")
+    bring.add_argument("--alone", action="store_true", help="fetch nothing ahead")
     commands.add_parser("check")
     commands.add_parser("prefetch")
     return parser.parse_args(argv)
@@ -667,6 +663,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.command == "push":
         return push(config, arguments.path)
     if arguments.command == "fetch":
+        config.prefetch = 0 if arguments.alone else config.prefetch
         return fetch(config, arguments.name, arguments.destination)
     return check(config) if arguments.command == "check" else prefetch(config)
 
