@@ -24,8 +24,9 @@ options:
   directory:
     description:
       - Directory for the journals, one file for each run. It is made when missing.
+      - A relative path counts from the working directory.
       - Without it, C($FILEFORGE_EVIDENCE_DIR/journal) or, when that is not set either, C(~/.fileforge/journal).
-    type: path
+    type: str
     env:
       - name: FILEFORGE_JOURNAL_DIR
     ini:
@@ -170,7 +171,7 @@ class CallbackModule(CallbackBase):
         if not directory:
             base = os.environ.get("FILEFORGE_EVIDENCE_DIR")
             directory = os.path.join(base, "journal") if base else "~/.fileforge/journal"
-        directory = os.path.abspath(os.path.expanduser(directory))
+        directory = os.path.abspath(os.path.expanduser(os.path.expandvars(directory)))
         os.makedirs(directory, mode=0o750, exist_ok=True)
         name = re.sub(r"[^A-Za-z0-9_.-]", "_", os.path.splitext(os.path.basename(self._playbook))[0])
         return os.path.join(directory, f"{now().strftime('%Y%m%dT%H%M%S.%fZ')}-{name}-{os.getpid()}.jsonl")

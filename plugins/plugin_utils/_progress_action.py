@@ -218,9 +218,7 @@ class ProgressAction(ActionBase):
                         f" {job.status_file}). Run the same playbook again when the host can be reached: it continues"
                         " from what is done, or is refused as locked while this one still runs"
                     ) from error
-                self._display.warning(
-                    f"{self._name} {self._host}: connection lost, trying again in {pause:g} s; the module goes on"
-                )
+                self._show([f"connection lost, trying again in {pause:g} s; the module goes on"])
             time.sleep(pause)
             pause = min(15.0, pause * 2)
             reset = getattr(self._connection, "reset", None)

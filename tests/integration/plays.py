@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -172,3 +173,24 @@ def reads_keys(terminal: int) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+def kill_tree(pid: int) -> None:
+    """SIGKILL to a process and what descends from it; what detached itself from it lives on."""
+    for number in [pid, *descendants(pid)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes whose parent is this one, and theirs."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            except OSError:
+                continue
+            if parent == pid:
+                found += [int(entry.name), *descendants(int(entry.name))]
+    return found

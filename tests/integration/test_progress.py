@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.plays import Playbook
+from tests.integration.plays import Playbook, kill_tree
 from tests.lab.daemon import start_time, wait_until
 
 MODULE = """\
@@ -260,7 +260,7 @@ def test_a_short_loss_of_the_connection_is_bridged(place: Path) -> None:
     hold.unlink()
     output, _none = process.communicate(timeout=60)
     assert process.returncode == 0, output
-    assert "slow localhost: connection lost, trying again in 1 s; the module goes on\n" in output
+    assert "\nslow localhost: connection lost, trying again in 1 s; the module goes on\n" in output
     assert playbook.outcome()["changed"] is True
     assert_tidy(playbook)
 
@@ -290,8 +290,7 @@ def test_the_module_finishes_when_the_controller_is_killed_and_a_second_run_is_c
     process = playbook.start()
     wait_until(Path(f"{mark}.fetching").exists, 60, "the module to work")
     module, _wrapper, _user = pids(mark)
-    for pid in [process.pid, *workers_of(process.pid)]:
-        os.kill(pid, signal.SIGKILL)
+    kill_tree(process.pid)
     process.communicate(timeout=30)
     assert start_time(module) is not None
     hold.unlink()
@@ -303,20 +302,6 @@ def test_the_module_finishes_when_the_controller_is_killed_and_a_second_run_is_c
     again = playbook.run()
     assert again.registered["changed"] is True
     assert not [name for name in leftovers(playbook) if name.startswith("fileforge-")]
-
-
-def workers_of(pid: int) -> list[int]:
-    """The processes whose parent is this one, and theirs."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            except OSError:
-                continue
-            if parent == pid:
-                found += [int(entry.name), *workers_of(int(entry.name))]
-    return found
 
 
 def test_the_real_modules_use_it() -> None:
