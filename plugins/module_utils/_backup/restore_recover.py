@@ -226,7 +226,7 @@ def check_ending(ending: Ending, replay: Replay) -> None:
     size = replay.segment_size
     _timeline, number = split_segment_name(replay.end_segment, size)
     end = parse_lsn(ending.end_lsn)
-    first = (number - 1) * size if replay.target_time is not None else number * size
+    first = (number - 1) * size
     if not first <= end <= (number + 1) * size:
         what = f"segment {replay.end_segment}"
         raise IntegrityError(
