@@ -80,7 +80,8 @@ notes:
   - The role needs to be a superuser, or a member of C(pg_monitor) that may execute C(pg_backup_start) and C(pg_backup_stop)
     (C(pg_start_backup) and C(pg_stop_backup) before PostgreSQL 15).
   - Archiving must be on and working, see M(fileforge.ops.postgres_wal_archive).
-  - Memory is bounded by some 60 MB and 32 MB for each of O(jobs).
+  - Memory is bounded by some 150 MB and 50 MB more for each of O(jobs); more for databases above 300 GB, whose parts are larger.
+  - Configuration files outside the data directory are not part of the backup.
 seealso:
   - module: fileforge.ops.postgres_backup_info
   - module: fileforge.ops.postgres_restore

@@ -20,6 +20,7 @@ import os
 import pwd
 import signal
 import threading
+import time
 import typing as t
 
 from ansible_collections.fileforge.ops.plugins.module_utils._archive.index import (
@@ -38,7 +39,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._errors import Integ
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import MultipartUpload, ObjectInfo, Store
 from ansible_collections.fileforge.ops.plugins.module_utils._plan import Plan, Step, human_bytes
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres import wal
-from ansible_collections.fileforge.ops.plugins.module_utils._postgres.connection import PostgresOptions
+from ansible_collections.fileforge.ops.plugins.module_utils._postgres.connection import PostgresOptions, query
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.manifest import Manifest, ManifestFile, WalRange
 from ansible_collections.fileforge.ops.plugins.module_utils._progress import Progress
 from ansible_collections.fileforge.ops.plugins.module_utils._time import iso, now
@@ -47,7 +48,10 @@ if t.TYPE_CHECKING:
     import psycopg
 
 SHOWN_FAILURES = 10
-FILE_SYSTEM_MODE = 0o600
+MADE_MODE = 0o600
+SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+HEARTBEAT = 20.0
+"""Seconds between looks whether the server still knows of the backup."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +90,10 @@ class Interrupted(OpsError):
     """The process was told to end."""
 
     code = "interrupted"
+
+
+class _Signalled(BaseException):
+    """A signal, on its way out; nothing that handles errors holds it up."""
 
 
 def run_backup(
@@ -167,11 +175,15 @@ def _interruptible() -> t.Iterator[None]:
         return
 
     def interrupt(number: int, _frame: object) -> t.NoReturn:
-        raise Interrupted(f"ended by {signal.Signals(number).name}; nothing was kept of the backup")
+        for other in SIGNALS:
+            signal.signal(other, signal.SIG_IGN)  # cleaning up is not to be interrupted again
+        raise _Signalled(signal.Signals(number).name)
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, interrupt) for number in SIGNALS}
     try:
         yield
+    except _Signalled as error:
+        raise Interrupted(f"ended by {error}; nothing was kept of the backup") from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -223,13 +235,12 @@ class _Run:
         self._progress = progress
         self._throttle = base_files.Throttle(options.max_rate)
         self._written: list[str] = []
+        self._looked = time.monotonic()
         self.warnings: list[str] = []
 
     def take(self) -> dict[str, t.Any]:
         """Everything; on any error nothing is left that was written here."""
-        swept = self._store.sweep_uploads(f"{self._options.prefix}base/", 0)
-        if swept:
-            self.warnings.append(f"aborted {len(swept)} uploads of backups that died: {', '.join(sorted(set(swept)))}")
+        self._sweep()
         begun = now()
         try:
             with reserved(self._store, self._options.prefix, begun) as (names, upload):
@@ -240,6 +251,16 @@ class _Run:
             raise
         finally:
             self._throttle.stop()
+
+    def _sweep(self) -> None:
+        """Drop what killed backups left. No other backup of this server runs now, and a prefix belongs to one server."""
+        try:
+            swept = self._store.sweep_uploads(f"{self._options.prefix}base/", 0)
+        except OpsError as error:
+            self.warnings.append(f"uploads of backups that died could not be looked for: {error.message}")
+            return
+        if swept:
+            self.warnings.append(f"aborted {len(swept)} uploads of backups that died: {', '.join(sorted(set(swept)))}")
 
     def _take(self, begun: datetime.datetime, names: Names, upload: MultipartUpload) -> dict[str, t.Any]:
         with self._progress.phase("start", unit=""):
@@ -261,11 +282,26 @@ class _Run:
         last, history = base_server.needed_wal(self._server, stopped, started)
         with self._progress.phase("wait_wal", unit=""):
             base_server.wait_archived(self._connection, self._server, [last, history], self._options.wal_timeout)
+            self._look_for_wal(last)
         index = self._index(names, (begun, stopped_at), started, stopped, archives, reader)
         with self._progress.phase("commit", unit=""):
             self._put(names.manifest, manifest)
             self._put(names.index, index.to_bytes())
         return _summary(index, names.data)
+
+    def _look_for_wal(self, segment: str) -> None:
+        place = f"{self._options.prefix}wal/"
+        if not any(True for _item in self._store.list(f"{place}{segment}")):
+            self.warnings.append(
+                f"the server's archiver reports {segment} as archived, but it is not below {place} in {self._store.bucket}: "
+                f"restoring this backup needs the archive that archive_command writes to"
+            )
+
+    def _alive(self) -> None:
+        """Raise Unavailable soon after the server ended the backup's session, not hours later."""
+        if time.monotonic() - self._looked > HEARTBEAT:
+            self._looked = time.monotonic()
+            query(self._connection, "SELECT 1")
 
     def _reader(self, started: base_server.Started) -> base_files.Reader:
         rules = None
@@ -289,8 +325,9 @@ class _Run:
     def _tablespace(self, names: Names, space: base_server.Tablespace, tree: base_files.Tree, reader: base_files.Reader) -> Archive:
         key = names.tablespace(space.oid)
         with self._store.multipart(key, metadata=METADATA) as upload:
-            with PartStream(upload) as stream, self._writer(stream) as writer, self._stopping():
+            with PartStream(upload, tree.size) as stream, self._writer(stream) as writer, self._stopping():
                 for item in tree.found:
+                    self._alive()
                     writer.add(reader.entry(tree.root, item, f"pg_tblspc/{space.oid}/{item.path}"))
                 written = writer.finish()
                 info = self._complete(key, stream)
@@ -310,8 +347,9 @@ class _Run:
         started: base_server.Started,
     ) -> tuple[Archive, bytes, base_server.Stopped]:
         """The data directory; ends the backup when all else is copied, then adds what the end brings, the control file last."""
-        with PartStream(upload) as stream, self._writer(stream) as writer, self._stopping():
+        with PartStream(upload, tree.size) as stream, self._writer(stream) as writer, self._stopping():
             for item in tree.found:
+                self._alive()
                 writer.add(reader.entry(tree.root, item))
             writer.drain()
             content, state = base_files.control_file(tree.root)
@@ -403,7 +441,7 @@ class _Run:
 
 def _made(state: os.stat_result, path: str, content: bytes) -> Entry:
     """A file that the backup brings itself, with owner and time of the control file."""
-    source = BytesSource(content, FILE_SYSTEM_MODE | (state.st_mode & 0o040), state.st_uid, state.st_gid, int(state.st_mtime))
+    source = BytesSource(content, MADE_MODE | (state.st_mode & 0o040), state.st_uid, state.st_gid, int(state.st_mtime))
     return Entry(path, lambda: source, size=len(content))
 
 

@@ -101,10 +101,8 @@ def _range_line(part: WalRange) -> str:
 
 
 def _file(row: dict[str, t.Any]) -> ManifestFile:
-    if "Encoded-Path" in row:
-        path = bytes.fromhex(row["Encoded-Path"]).decode("utf-8", "surrogateescape")
-    else:
-        path = row["Path"]
+    encoded = row.get("Encoded-Path")
+    path = row["Path"] if encoded is None else bytes.fromhex(encoded).decode("utf-8", "surrogateescape")
     if row["Checksum-Algorithm"] != "SHA256":
         raise IntegrityError(f"{path!r} in the backup manifest has a {row['Checksum-Algorithm']} checksum; only SHA256 is read")
     modified = datetime.datetime.strptime(row["Last-Modified"], "%Y-%m-%d %H:%M:%S GMT").replace(tzinfo=UTC)
