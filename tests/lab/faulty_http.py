@@ -38,12 +38,16 @@ class Request:
 
 @dataclasses.dataclass
 class Answer:
-    """What to answer. ``cut`` resets the connection after so many bytes of the body; status 0 resets it at once."""
+    """What to answer. ``cut`` ends the connection after so many bytes of the body; status 0 resets it at once.
+
+    A ``reset`` after a cut may overtake the bytes sent before it; without, the client gets them all.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
     cut: int | None = None
+    reset: bool = False
 
 
 def s3_error(status: int, code: str) -> Answer:
@@ -143,7 +147,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         self.wfile.write(answer.body[: answer.cut])
         self.wfile.flush()
-        self._reset()
+        self.close_connection = True
+        if answer.reset:
+            self._reset()
 
     def _reset(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

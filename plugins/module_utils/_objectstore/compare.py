@@ -98,7 +98,7 @@ class Comparison:
                 on_count(len(batch))
 
     def hash_rest(self, on_count: t.Callable[[int], None]) -> None:
-        """Note the checksum of every local file that has none yet."""
+        """Note the checksum of every local file that has none yet; forget files that are gone by now (a tree may be in use)."""
         sql = f"SELECT l.path, l.size FROM local l {KNOWN} WHERE coalesce(h.sha256, c.sha256) IS NULL"  # noqa: S608
         rows = self._inventory.rows(sql, column="l.path")
         with concurrent.futures.ThreadPoolExecutor(self._workers) as pool:
@@ -106,14 +106,20 @@ class Comparison:
                 batch = list(itertools.islice(rows, BATCH))
                 if not batch:
                     return
-                for (path, size), (found, facts) in zip(batch, pool.map(self._hash, (row[0] for row in batch))):
+                for (path, size), known in zip(batch, pool.map(self._hash, (row[0] for row in batch))):
+                    if known is None:
+                        self._inventory.execute("DELETE FROM local WHERE path = ?", [path])
+                        continue
                     self.hashed_bytes += size
-                    self._inventory.remember(path, facts, found)
+                    self._inventory.remember(path, known[1], known[0])
                 on_count(len(batch))
 
-    def _hash(self, path: bytes) -> tuple[Fingerprint, os.stat_result]:
+    def _hash(self, path: bytes) -> tuple[Fingerprint, os.stat_result] | None:
         place = os.path.join(self._root, path)
-        return hash_file(place), os.stat(place, follow_symlinks=False)
+        try:
+            return hash_file(place), os.stat(place, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
 
     def _judge(self, pair: Pair) -> _Verdict:
         cached = None if self._verify else pair.from_cache()

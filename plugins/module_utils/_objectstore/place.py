@@ -119,6 +119,7 @@ def os_errors(what: str) -> t.Iterator[None]:
             errno.EDQUOT: "raise the quota or free some space, and run again: finished files are kept",
             errno.EACCES: "run with become, or as the owner of the tree",
             errno.EPERM: "run with become, or as the owner of the tree",
+            errno.ENOENT: "it disappeared meanwhile: run again",
             errno.EROFS: "the file system is mounted read-only: look at the kernel's log",
         }
         raise OpsError(f"{what}: {printable(text)}: {error.strerror}", hint=hints.get(error.errno or 0, "")) from error

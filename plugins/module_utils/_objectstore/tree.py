@@ -125,7 +125,7 @@ class Tree:
         self.pull = options.direction == "pull"
         self.manifest_key = manifest_key(options.folder)
         self.manifest_etag: str | None = None
-        self._unfinished: str | None = None
+        self.unfinished: str | None = None
 
     def __enter__(self) -> Tree:
         return self
@@ -160,7 +160,7 @@ class Tree:
             inventory.read_listing(store, folder, room_below(ground.root), ground.reserved if self.pull else None, phase.advance)
             inventory.scan(ground.root, exclude, phase.advance)
             self._load_manifest()
-            self._unfinished = inventory.read_state(ground.state_file)
+            self.unfinished = inventory.read_state(ground.state_file)
         odd = inventory.count("odd")
         if odd:
             shown = ", ".join(printable(path_text(row[0])) for row in inventory.execute("SELECT path FROM odd LIMIT 5"))
@@ -373,10 +373,10 @@ class Tree:
 
     def _resume(self) -> None:
         """Take over the plan of a run that did not end, if all that is left was part of it: what was confirmed stays confirmed."""
-        if self._unfinished is None or not self.plan.steps:
+        if self.unfinished is None or not self.plan.steps:
             return
         try:
-            earlier = json.loads(self._unfinished)
+            earlier = json.loads(self.unfinished)
             plan = Plan(earlier["title"], [Step(**step) for step in earlier["steps"]])
         except (ValueError, TypeError, KeyError):
             return

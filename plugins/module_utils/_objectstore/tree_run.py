@@ -29,8 +29,9 @@ def run_tree(
     progress = progress or Progress()
     with Tree(store, options, progress) as tree, contextlib.ExitStack() as locks:
         if not check_mode and tree.ground.exists:
-            tree.ground.check()
-            locks.enter_context(tree.ground.locked())
+            with os_errors(tree.ground.path):
+                tree.ground.check()
+                locks.enter_context(tree.ground.locked())
         plan = tree.make_plan()
         plan.require(plan_digest)
         result: dict[str, t.Any] = {
@@ -54,7 +55,7 @@ def _apply(tree: Tree, locks: contextlib.ExitStack) -> tuple[str | None, str]:
     """Carry the plan out; where removed files were kept, and what is left to be said."""
     ground, inventory = tree.ground, tree.inventory
     if not tree.plan.steps:
-        if inventory.count("hashed") and (ground.exists and (tree.pull or os.path.isdir(ground.aside))):
+        if ground.exists and (inventory.count("hashed") or tree.unfinished is not None):
             os.makedirs(ground.aside, PRIVATE_FOLDER, exist_ok=True)
             inventory.end(ground.state_file)
         return None, ""

@@ -466,6 +466,39 @@ def test_push_of_a_file_that_changes(world: World, monkeypatch: pytest.MonkeyPat
     assert caught.value.state["reason"] == "changed" and not world.store.objects
 
 
+def test_push_of_a_tree_in_use_forgets_files_that_are_gone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.root.mkdir()
+    fill(world.root, {"a": b"one", "gone": b"two"})
+
+    def hash_late(path: bytes, *rest: t.Any) -> t.Any:
+        if path.endswith(b"gone"):
+            os.unlink(path)
+        return hash_file(path, *rest)
+
+    monkeypatch.setattr("ansible_collections.fileforge.ops.plugins.module_utils._objectstore.compare.hash_file", hash_late)
+    world.run(direction="push")
+    assert world.store.below("files/") == {"a": b"one"}
+
+
+def test_a_run_that_was_killed_after_its_last_file_is_over(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its plan must not come back when one of its files is missing again later."""
+    world.store.objects.update(MemoryStore({f"files/{number}": b"one" for number in range(5)}).objects)
+    with monkeypatch.context() as patched:
+        patched.setattr(Inventory, "end", lambda self, file: None)
+        first = world.run()["plan"]
+    assert not world.run()["changed"]
+    (world.root / "1").unlink()
+    later = world.run()["plan"]
+    assert [step["count"] for step in later["steps"]] == [1] and later["digest"] != first["digest"]
+
+
+def test_other_file_systems_inside_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "mounted").mkdir()
+    with pytest.raises(Refused) as caught:
+        Inventory()._scan_folder(os.fsencode(tmp_path), b"", -1, b"", [], lambda count: None)
+    assert caught.value.state["reason"] == "mount_inside"
+
+
 def test_second_run_at_the_same_time_is_refused(world: World) -> None:
     world.store.objects.update(MemoryStore({"files/a": b"one"}).objects)
     world.run()
