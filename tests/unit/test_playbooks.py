@@ -1,0 +1,157 @@
+# Copyright (c) FileForge operations
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Playbooks, roles and inventories fit together."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import typing as t
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = Path(sys.executable).parent
+PLAYBOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
+ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
+RESTORING = ("db_restore", "dr_restore")
+
+
+def ansible(program: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "ANSIBLE_CALLBACKS_ENABLED": "ansible.builtin.default", "ANSIBLE_NOCOLOR": "true", **env}
+    return subprocess.run(
+        [str(PROGRAMS / program), *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment, check=False
+    )
+
+
+def tasks_of(node: t.Any) -> t.Iterator[dict[str, t.Any]]:
+    """Every task below a node, also in blocks."""
+    if isinstance(node, list):
+        for item in node:
+            yield from tasks_of(item)
+    elif isinstance(node, dict):
+        yield node
+        for key in ("tasks", "block", "rescue", "always", "pre_tasks", "post_tasks"):
+            yield from tasks_of(node.get(key, []))
+
+
+@pytest.mark.parametrize("inventory", ["lab", "production"])
+def test_syntax(inventory: str) -> None:
+    done = ansible("ansible-playbook", "--syntax-check", "-i", f"inventories/{inventory}", *[str(path) for path in PLAYBOOKS])
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["db-restore", "dr-restore", "dr-drill"])
+def test_runbook_names(name: str) -> None:
+    [play] = yaml.safe_load((ROOT / f"playbooks/{name}.yml").read_text())
+    assert play["ansible.builtin.import_playbook"] == f"fileforge.ops.{name.replace('-', '_')}"
+
+
+def test_playbooks_are_found_by_their_full_names() -> None:
+    names = [f"fileforge.ops.{path.stem}" for path in PLAYBOOKS if "-" not in path.stem]
+    done = ansible("ansible-playbook", "--syntax-check", "-i", "inventories/production", *names)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda path: path.name)
+def test_defaults_are_what_the_argument_specs_say(role: Path) -> None:
+    """A default that comes from the inventory is not repeated there: it would be resolved even when the option is given."""
+    defaults = yaml.safe_load((role / "defaults/main.yml").read_text())
+    own = {name: value for name, value in defaults.items() if "{{ fileforge_" not in str(value)}
+    for entry in yaml.safe_load((role / "meta/argument_specs.yml").read_text())["argument_specs"].values():
+        declared = {name: option["default"] for name, option in entry["options"].items() if "default" in option}
+        optional = {name: value for name, value in own.items() if name in declared or "{{" not in str(value)}
+        assert declared == optional
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda path: path.name)
+def test_each_entry_point_is_specified_and_each_variable_is_in_the_readme(role: Path) -> None:
+    specs = yaml.safe_load((role / "meta/argument_specs.yml").read_text())["argument_specs"]
+    assert set(specs) <= {path.stem for path in (role / "tasks").glob("*.yml")}
+    readme = (role / "README.md").read_text()
+    for name in specs["main"]["options"]:
+        assert f"`{name}`" in readme
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("roles/*/tasks/*.yml")), ids=lambda path: f"{path.parts[-3]}-{path.stem}")
+def test_roles_use_full_names_and_name_their_tasks(path: Path) -> None:
+    for task in tasks_of(yaml.safe_load(path.read_text())):
+        assert task.get("name"), task
+        modules = [key for key in task if "." in key]
+        assert len(modules) == 1 or "block" in task, task
+
+
+def test_what_restores_is_planned_and_confirmed_before() -> None:
+    """In each restoring playbook or role the gate stands between plan and deed."""
+    for role in ("postgres_restore", "files_restore", "config_restore"):
+        tasks = yaml.safe_load((ROOT / f"roles/{role}/tasks/main.yml").read_text())
+        order = [str(task.get("ansible.builtin.include_tasks", "gate")) for task in tasks]
+        assert order == ["plan.yml", "gate", "apply.yml"]
+        assert f"{role}_plan_digest" in tasks[2]["vars"]
+    plays = yaml.safe_load((ROOT / "playbooks/dr_restore.yml").read_text())
+    kinds = []
+    for task in tasks_of(plays):
+        if "fileforge.ops.gate" in task:
+            kinds.append("gate")
+        elif "ansible.builtin.include_role" in task:
+            kinds.append(task["ansible.builtin.include_role"].get("tasks_from", "main"))
+    assert kinds == ["plan"] * 4 + ["gate"] + ["apply"] * 4
+    assert all(play["any_errors_fatal"] is True for play in plays)
+
+
+ROLE_INPUT = {
+    "postgres_restore_target_time": "latest",
+    "app_restart_id": "x",
+}
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda path: path.name)
+def test_the_production_inventory_gives_every_role_what_it_needs(role: Path, tmp_path: Path) -> None:
+    """The defaults' templates hold with nothing but the inventory, and keep their types."""
+    defaults = yaml.safe_load((role / "defaults/main.yml").read_text())
+    specs = yaml.safe_load((role / "meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+    play = {
+        "name": "Look",
+        "hosts": "db1",
+        "connection": "local",
+        "gather_facts": False,
+        "vars": ROLE_INPUT,
+        "vars_files": [str(role / "defaults/main.yml")],
+        "tasks": [
+            {
+                "name": "Keep",
+                "ansible.builtin.copy": {
+                    "content": "{{ {" + ", ".join(f"'{name}': {name}" for name in defaults) + "} | to_json }}",
+                    "dest": str(tmp_path / "values.json"),
+                    "mode": "0600",
+                },
+                "become": False,
+            }
+        ],
+    }
+    (tmp_path / "play.json").write_text(json.dumps([play]))
+    done = ansible(
+        "ansible-playbook",
+        "-i",
+        "inventories/production",
+        "-e",
+        f"ansible_python_interpreter={sys.executable}",
+        str(tmp_path / "play.json"),
+        FILEFORGE_CONFIG_COMMIT="0" * 40,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    kinds = {"str": str, "path": str, "int": int, "float": (int, float), "bool": bool, "dict": dict, "list": list}
+    for name, value in json.loads((tmp_path / "values.json").read_text()).items():
+        assert isinstance(value, kinds[specs[name]["type"]]), (name, value)
+
+
+def test_no_secret_is_written_into_an_inventory() -> None:
+    for path in (ROOT / "inventories").glob("*/group_vars/all/*.yml"):
+        for line in path.read_text().splitlines():
+            name, _, value = line.strip().partition(":")
+            if name.endswith(("password", "_key", "token", "secret")) and not name.startswith("#"):
+                assert "lookup('ansible.builtin.env'" in value or "lab." in value, f"{path}: {line}"
