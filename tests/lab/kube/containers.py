@@ -12,7 +12,7 @@ import typing as t
 
 from .environment import ConfigError, command_of, environment_of
 from .events import Recorder
-from .objects import Object, now_text
+from .objects import Object
 from .probes import Prober
 from .runtime import Exit, Identity, Places, Process
 from .settings import Settings, pull_problem
@@ -89,8 +89,10 @@ class Container:
 
     @property
     def _is_started(self) -> bool:
+        if self.process is None or self.terminated is not None or self.process.started is None:
+            return False
         startup = self._probers.get("startupProbe")
-        return self.running and (startup is None or startup.passing)
+        return startup is None or startup.passing
 
     @property
     def ready(self) -> bool:
@@ -118,7 +120,9 @@ class Container:
             return {"waiting": self._waiting}
         if self.terminated is None:
             started = self.process.started
-            return {"running": {"startedAt": f"{started['time'][:19]}Z" if started else now_text()}}
+            if started is None:
+                return {"waiting": {"reason": "ContainerCreating"}}
+            return {"running": {"startedAt": f"{started['time'][:19]}Z"}}
         if self.done or time.monotonic() >= self._retry_at:
             return {"terminated": self.terminated}
         wait = self._delay()
