@@ -20,7 +20,7 @@ MIN_SECRET = 6
 """Known values shorter than this are not searched for: they would blot out ordinary words."""
 
 _SECRET_NAME = re.compile(
-    r"pass(?:word|wd|phrase)?(?:$|[^a-z])|passwd|secret|token|credential|authorization|cookie|webhook|dsn$"
+    r"(?:^|[^a-z])pass(?:$|[^a-z])|passw(?:or)?d|passphrase|secret|token|credential|authorization|cookie|webhook|dsn$"
     r"|(?:api|access|private|ssh|signing|encryption|routing|shared|auth|account)[_-]?key|(?:^|[_-])key$|^(?:aws|vault)_.*key",
     re.IGNORECASE,
 )

@@ -115,13 +115,14 @@ class Place:
 
     def _compare(self, report: dict[str, t.Any]) -> Change:
         old_json, old_markdown, old_html = self._read("report.json"), self._read("report.md"), self._read("report.html")
+        report = json.loads(json.dumps(report))
         kept = report
         if old_json is not None:
             with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
                 old = json.loads(old_json)
-                kept = old if same_report(old, json.loads(json.dumps(report))) else report
+                kept = old if same_report(old, report) else report
         texts = {
-            "report.json": f"{json.dumps(kept, indent=2, sort_keys=True)}\n",
+            "report.json": f"{json.dumps(kept, indent=2)}\n",
             "report.md": render_markdown(kept),
             "report.html": render_html(kept),
         }

@@ -15,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 TEXTS = st.text(max_size=12)
-FIELDS = st.dictionaries(st.sampled_from(["task", "host", "msg", "n"]), st.one_of(TEXTS, st.integers(), st.floats(0, 1e6)), max_size=3)
+FIELDS = st.dictionaries(
+    st.sampled_from(["task", "host", "msg", "n"]), st.one_of(TEXTS, st.integers(), st.floats(0, 1e6)), max_size=3
+)
 BODIES = st.lists(FIELDS, min_size=1, max_size=6)
 
 
