@@ -20,7 +20,7 @@ setup: ## Make .venv and install what is missing
 drill: setup ## Bring up the lab, back it up, destroy it, restore it; print RTO, RPO and the report
 	@python -m tests.lab.drill
 
-test: setup lint unit integration faults ## Everything that must pass
+test: setup lint unit integration faults molecule ## Everything that must pass
 
 lint: lint-quick sanity ## All static checks
 	ansible-lint --offline --profile production --strict
