@@ -178,6 +178,16 @@ def plan_recovery(
     return _Planner(catalog, target_time, target_timeline).plan(backup)
 
 
+def _not_before(backup: BaseBackup, facts: BackupFacts, target: datetime.datetime) -> bool:
+    """Whether the backup holds later transactions than the target, as far as clocks tell; the WAL tells the rest.
+
+    A plain archive may say when it began only, or (in another zone than UTC) not even that: then it was certainly made when the
+    object was stored.
+    """
+    moment = facts.stopped or facts.started or backup.objects["tar.gz"].last_modified
+    return moment is not None and moment >= target
+
+
 class _Planner:
     """One question to one catalog."""
 
@@ -211,7 +221,7 @@ class _Planner:
         strangers: list[BaseBackup] = []
         for backup in self._candidates(name):
             facts = backup.facts()
-            if self._target is not None and facts.stopped is not None and facts.stopped >= self._target:
+            if self._target is not None and _not_before(backup, facts, self._target):
                 later.append(backup)
                 continue
             chain = self._chain(backup, facts)
@@ -283,10 +293,9 @@ class _Planner:
                 self._warnings.append(f"base backup {backup.name} was passed over: the WAL that completes it is not archived yet")
                 return None
             raise chain.gap(f"needed to make base backup {backup.name} consistent")
-        first = wal.last_segment_number(stop, self._wal.segment_size) - chain.segments[0].number
         if self._target is None:
             return self._plan_all(backup, chain, stop)
-        hit = chain.first_after(wal.record_microseconds(self._target), max(0, first))
+        hit = chain.first_after(wal.record_microseconds(self._target))
         if hit is None:
             raise self._unreachable(chain)
         place, transaction = hit

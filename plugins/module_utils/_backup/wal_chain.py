@@ -130,13 +130,13 @@ class Chain:
 
     # -- times --------------------------------------------------------------------------------------------------------
 
-    def first_after(self, time: int, begin: int) -> tuple[int, wal.Transaction] | None:
-        """The place and the transaction at which recovery to ``time`` stops, looked for from place ``begin`` on.
+    def first_after(self, time: int) -> tuple[int, wal.Transaction] | None:
+        """The place and the transaction at which recovery to ``time`` stops.
 
         Which segments are read depends on where the answer lies, not on how much WAL follows it.
         """
         count = len(self.segments)
-        low = probe = begin
+        low = probe = 0
         step = 1
         while probe < count and not self._reached(probe, low, time):
             low, probe, step = probe + 1, probe + step, step * 2
@@ -147,7 +147,7 @@ class Chain:
                 high = middle
             else:
                 low = middle + 1
-        for place in range(max(begin, min(low, count) - _SKEW), count):
+        for place in range(max(0, min(low, count) - _SKEW), count):
             for transaction in self._ended_in(place):
                 if transaction.time > time:
                     return place, transaction

@@ -322,6 +322,9 @@ class WalReader:
                 self._open(data, position, end, delta)
                 break
             length, xid, back, info, manager = unpack(data, position)
+            if not length and previous is None and self.lead_end is not None:
+                self.switched = True  # what ended here was a switch record that began in the segment before
+                break
             if length < _RECORD_HEADER or (back != previous and (previous is not None or back >= position + delta)):
                 self.ended = True
                 break
