@@ -10,7 +10,6 @@ import signal
 import typing as t
 
 from ansible_collections.fileforge.ops.plugins.module_utils._backup import restore, restore_layout, restore_state
-from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import Store
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.cluster import Server
 
 
@@ -87,7 +86,7 @@ def in_sync() -> None:
 
 POINTS: dict[str, t.Callable[[], None]] = {
     "fetch begins": lambda: before(restore.Filler, "fill"),
-    "fetch": lambda: before(Store, "get", 12),
+    "fetch": lambda: after(restore.Filler, "_batch", 1),
     "settle": lambda: before(restore, "settle"),
     "sync": in_sync,
     "control file": lambda: before(restore.Restore, "_place_control"),
