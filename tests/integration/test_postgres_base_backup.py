@@ -271,7 +271,7 @@ def test_names_in_one_minute(s3, bucket):
         stack.enter_context(reserved(store, "", minute))  # runs, and does not finish
         third, _upload = stack.enter_context(reserved(store, "", minute))
         assert [first.name, third.name] == ["2026-11-23-1200", "2026-11-23-1200-3"]
-        keys = [running.key for running in store.running_uploads("base/")]
+        keys = sorted(running.key for running in store.running_uploads("base/"))
         assert keys == ["base/2026-11-23-1200-2_base.tar.gz", "base/2026-11-23-1200-3_base.tar.gz"]
     assert store.running_uploads("base/") == []
     assert [item.key for item in store.list("base/")] == ["base/2026-11-23-1200_base.tar.gz"]
