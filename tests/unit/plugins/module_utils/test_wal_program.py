@@ -1,0 +1,206 @@
+# Copyright (c) FileForge operations
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The WAL program and its installation, as far as they need no bucket (the integration tests have one)."""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import json
+import os
+import shlex
+import subprocess
+import sys
+import threading
+import typing as t
+from pathlib import Path
+
+import pytest
+from ansible_collections.fileforge.ops.plugins.module_utils._backup import wal_install, wal_program
+from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption
+from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import S3Options
+from ansible_collections.fileforge.ops.plugins.module_utils._postgres import wal
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.plugins.module_utils.wal_builder import SMALL, Wal
+
+OPTIONS = S3Options("bucket", "http://127.0.0.1:9", access_key="key", secret_key="very secret", attempts=1, timeout=1)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "wal.json"
+    wal_install.write_config(str(path), OPTIONS, "db1/", str(tmp_path / "spool"))
+    return path
+
+
+@pytest.fixture
+def segment(tmp_path: Path) -> Path:
+    made = Wal()
+    made.fill()
+    path = tmp_path / made.name(1)
+    path.write_bytes(made.segment(1))
+    return path
+
+
+class Bucket:
+    """Objects in memory under the program's own interface."""
+
+    def __init__(self, config: wal_program.Config) -> None:
+        self.config = config
+        self.lock = threading.Lock()
+
+    files: t.ClassVar[dict[str, bytes]] = {}
+    problem: t.ClassVar[wal_program.Problem | None] = None
+
+    def store(self, name: str, data: bytes) -> None:
+        if self.problem is not None:
+            raise self.problem
+        with self.lock:
+            self.files[name] = data
+
+    def find(self, name: str) -> dict[str, t.Any] | None:
+        if self.problem is not None:
+            raise self.problem
+        return {"Key": f"db1/wal/{name}.gz"} if name in self.files else None
+
+    def read(self, key: str) -> tuple[bytes, dict[str, str]]:
+        return gzip.compress(self.files[key[len("db1/wal/") : -3]]), {}
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> type[Bucket]:
+    monkeypatch.setattr(wal_program, "Bucket", Bucket)
+    monkeypatch.setattr(Bucket, "files", {})
+    monkeypatch.setattr(Bucket, "problem", None)
+    return Bucket
+
+
+def test_it_stands_alone() -> None:
+    """Nothing but the standard library at the top; boto3 only where the bucket is reached."""
+    tree = ast.parse(wal_install.program_source())
+    names = set()
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names.add(str(node.module))
+    assert {name.split(".")[0] for name in names} <= {*sys.stdlib_module_names, "__future__"}
+    assert "ansible_collections" not in "".join(ast.dump(node) for node in tree.body if isinstance(node, ast.ImportFrom))
+
+
+def test_installation(tmp_path: Path) -> None:
+    program = tmp_path / "lib" / "fileforge-wal"
+    assert wal_install.install_program(str(program), sys.executable)
+    assert not wal_install.install_program(str(program), sys.executable)
+    assert program.read_text().startswith(f"#!{sys.executable}\n") and program.stat().st_mode & 0o777 == 0o755
+    program.chmod(0o777)
+    assert wal_install.install_program(str(program), sys.executable)
+    done = subprocess.run([str(program), "--config", str(tmp_path / "none"), "fetch", "x", "y"], capture_output=True, text=True)
+    assert done.returncode == 126 and done.stderr.startswith("fileforge-wal: ")
+
+
+def test_configuration_is_private(config: Path, tmp_path: Path) -> None:
+    assert config.stat().st_mode & 0o777 == 0o600
+    assert not wal_install.write_config(str(config), OPTIONS, "db1/", str(tmp_path / "spool"))
+    assert json.loads(config.read_text())["prefix"] == "db1/"
+    config.chmod(0o640)
+    with pytest.raises(wal_program.Problem):
+        wal_program.Config(str(config))
+    assert wal_install.write_config(str(config), OPTIONS, "db1/", str(tmp_path / "spool"))
+
+
+def test_the_command_survives_the_shell_and_postgresql() -> None:
+    command = wal_install.archive_command("/usr/bin/python3", "/lib dir/it's 100%", "/etc/a b.json")
+    said = command.replace("%%", "\0").replace("%p", "pg_wal/0").replace("\0", "%")
+    assert shlex.split(said) == ["/usr/bin/python3", "/lib dir/it's 100%", "--config", "/etc/a b.json", "push", "pg_wal/0"]
+    for wrong in ("relative", "/new\nline"):
+        with pytest.raises(InvalidOption):
+            wal_install.archive_command(wrong, "/a", "/b")
+
+
+@given(st.sampled_from([1 << power for power in range(20, 31)]), st.integers(0, 1 << 30), st.integers(0, 9))
+def test_following_segments(size: int, number: int, count: int) -> None:
+    number %= (1 << 64) // size - 10
+    expected = [wal.segment_name(3, number + step, size) for step in range(1, count + 1)]
+    assert wal_program.following(wal.segment_name(3, number, size), size, count) == expected
+
+
+@given(st.binary(max_size=3000), st.integers(0, 3000))
+def test_unpacking_is_whole_or_fails(data: bytes, cut: int) -> None:
+    packed = gzip.compress(data[: len(data) // 2]) + gzip.compress(data[len(data) // 2 :])
+    assert wal_program.unpack(packed, 3000, "k") == data
+    if 0 < cut < len(packed) and cut != len(gzip.compress(data[: len(data) // 2])):
+        with pytest.raises(wal_program.Problem):
+            wal_program.unpack(packed[:cut], 3000, "k")
+    if data:
+        with pytest.raises(wal_program.Problem):
+            wal_program.unpack(packed, len(data) - 1, "k")
+
+
+def test_statuses(config: Path, segment: Path, bucket: type[Bucket], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "target"
+    fetch = ["--config", str(config), "fetch", segment.name, str(target)]
+    assert wal_program.main(fetch) == 1 and capsys.readouterr().err == ""
+    assert wal_program.main(["--config", str(config), "push", str(segment)]) == 0
+    assert wal_program.main([*fetch, "--alone"]) == 0 and target.read_bytes() == segment.read_bytes()
+    bucket.problem = wal_program.Problem(wal_program.UNAVAILABLE, "away")
+    target.unlink()
+    assert wal_program.main([*fetch, "--alone"]) == 150 and not target.exists()
+    assert wal_program.main(["--config", str(config), "push", str(segment)]) == 50
+    bucket.problem = None
+    assert wal_program.main(["--config", str(config), "fetch", segment.name, str(tmp_path / "none" / "x"), "--alone"]) == 154
+    assert wal_program.main(["--config", str(config), "fetch", "../etc/passwd", str(target)]) == 126
+    assert wal_program.main([]) == 126 and wal_program.main(["--config", str(config), "dance"]) == 126
+    bucket.files[segment.name] = segment.read_bytes()[:-1]
+    assert wal_program.main([*fetch, "--alone"]) == 152
+
+
+def test_a_defect_is_no_end_of_wal(config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(wal_program, "Bucket", lambda config: 1 / 0)
+    assert wal_program.main(["--config", str(config), "fetch", "00000002.history", "x"]) == 126
+    assert capsys.readouterr().err.count("\n") == 1
+    assert wal_program.main(["--config", str(config), "push", "/pg_wal/00000002.history"]) == 26
+
+
+def test_batches_and_their_records(config: Path, tmp_path: Path, bucket: type[Bucket]) -> None:
+    made = Wal()
+    for _number in range(4):
+        made.fill()
+    waldir = tmp_path / "pg_wal"
+    (waldir / "archive_status").mkdir(parents=True)
+    for name, data in made.segments().items():
+        (waldir / name).write_bytes(data)
+        (waldir / "archive_status" / f"{name}.ready").touch()
+    names = sorted(made.segments())
+    (waldir / names[3]).write_bytes(b"not yet whole")
+    push = ["--config", str(config), "push"]
+    assert wal_program.main([*push, str(waldir / names[0])]) == 0
+    assert sorted(bucket.files) == names[:3]
+    bucket.problem = wal_program.Problem(wal_program.UNAVAILABLE, "away")
+    assert wal_program.main([*push, str(waldir / names[1])]) == 0  # remembered
+    assert wal_program.main([*push, str(waldir / names[1])]) == 50  # once
+    content = (waldir / names[2]).read_bytes()
+    (waldir / "new").write_bytes(content)
+    os.replace(waldir / "new", waldir / names[2])
+    assert wal_program.main([*push, str(waldir / names[2])]) == 50  # another file under the same name
+    assert wal_program.main([*push, str(waldir / names[3])]) == 52
+
+
+def test_segments_are_what_their_names_say(config: Path) -> None:
+    made = Wal()
+    made.fill()
+    data, settings = made.segment(1), wal_program.Config(str(config))
+    wal_program.check_segment(made.name(1), data, settings)
+    wal_program.check_segment(wal.segment_name(2, 1, SMALL), data, settings)  # a newer timeline's copy begins like this
+    settings.segment_size = 1 << 24
+    for name, wrong in ((made.name(1), data), (made.name(2), data), (made.name(1), data[:-1]), (made.name(1), bytes(SMALL))):
+        with pytest.raises(wal_program.Problem):
+            wal_program.check_segment(name, wrong, settings)
+        settings.segment_size = 0
+
+
+def test_secrets_are_hidden(config: Path) -> None:
+    text = wal_program.Config(str(config)).hide("a key and\nvery secret")
+    assert text == "a *** and ***"
