@@ -40,8 +40,9 @@ class Step:
     detail: str = ""
 
     def as_dict(self) -> dict[str, t.Any]:
-        """The step without its empty fields."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if value not in (None, "", False)}
+        """The step without its empty fields; action and object are always there."""
+        fields = dataclasses.asdict(self)
+        return {key: value for key, value in fields.items() if key in ("action", "object") or value not in (None, "", False)}
 
 
 @dataclasses.dataclass

@@ -99,7 +99,7 @@ class Job:
     def poll_command(self) -> str:
         """Shows the progress and the beginning of the wrapper's status."""
         progress, status = shlex.quote(self.progress_file), shlex.quote(self.status_file)
-        return f"cat {progress} 2>/dev/null; echo; echo {SEPARATOR}; head -c 200 {status} 2>/dev/null"
+        return f"cat {progress} 2>/dev/null; echo; echo {SEPARATOR}; head -c 200 {status} 2>/dev/null || true"
 
     def alive_command(self) -> str:
         """Counts the wrapper's processes, which carry the job's number; the brackets keep the command from finding itself."""

@@ -69,6 +69,7 @@ th { border-bottom: 1px solid var(--line); }
 td { padding: 8px 12px 8px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 tbody tr:last-child td { border-bottom: 0; }
 td:last-child { padding-right: 0; }
+td code { white-space: nowrap; } .wide code { white-space: normal; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 20px; margin: 0; font-size: 14px; }
 dt { color: var(--muted); } dd { margin: 0; font-variant-numeric: tabular-nums; }
 ol.plan { margin: 0; padding-left: 1.6em; font-size: 14px; } ol.plan li { padding: 2px 0 2px 6px; }
