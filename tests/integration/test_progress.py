@@ -203,7 +203,7 @@ def test_a_killed_module_is_reported_within_seconds(place: Path, victims: str) -
 def test_the_time_limit_of_the_task_ends_the_module(place: Path) -> None:
     mark, hold = place / "mark", place / "hold"
     hold.touch()
-    playbook = slow(place, {"mark": str(mark), "hold": str(hold)}, task={"timeout": 3})
+    playbook = slow(place, {"mark": str(mark), "hold": str(hold)}, task={"timeout": 15})
     ended = playbook.run()
     assert ended.registered["failed"] is True
     module, _wrapper, _user = pids(mark)

@@ -55,7 +55,7 @@ def test_times_in_the_wrong_order_are_unknown_never_zero() -> None:
 
 
 @given(
-    size=st.integers(1, 10**13),
+    size=st.integers(10**7, 10**13),
     seconds=st.floats(1, 5000),
     wal=st.integers(1, 10**5),
     replay=st.floats(1, 5000),
