@@ -321,3 +321,12 @@ def test_without_data_checksums(postgres, s3, bucket, run_module):
     source = Source(postgres, s3, bucket, checksums=False)
     backup = run_module(MODULE, source.options())["backup"]
     assert not source.index(backup["name"]).checksums
+
+
+def test_the_distributions_python_and_libraries(source, run_module):
+    """Older psycopg and boto3, and no isal: the same archive, only slower."""
+    backup = run_module(MODULE, source.options(), interpreter="/usr/bin/python3")["backup"]
+    index = source.index(backup["name"])
+    source.cluster.stop()
+    source.extract(index)
+    assert verify(source).returncode == 0, verify(source).stderr

@@ -198,6 +198,11 @@ def _unpack(data: bytes) -> t.Any:
         raise IntegrityError(f"the index cannot be read: {error}") from error
 
 
+def _is_count(value: t.Any) -> bool:
+    """JSON's true and false are integers to Python; here they are not."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 class _Fields:
     """Values of a JSON object, each checked for its type when it is taken."""
 
@@ -221,9 +226,9 @@ class _Fields:
 
     def integer(self, name: str) -> int:
         value = self._value.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        if not _is_count(value):
             raise self._wrong(name)
-        return value
+        return int(value)
 
     def optional_integer(self, name: str) -> int | None:
         return None if self._value.get(name) is None else self.integer(name)
@@ -294,7 +299,7 @@ def _archive(fields: _Fields) -> Archive:
 
 
 def _member(row: t.Any) -> Member:
-    if not isinstance(row, list) or len(row) != 5 or not all(type(value) is int and value >= 0 for value in row):
+    if not isinstance(row, list) or len(row) != 5 or not all(_is_count(value) for value in row):
         raise IntegrityError(f"a member in the index is not five numbers: {row!r:.200}")
     return Member(*row)
 
