@@ -182,7 +182,14 @@ def test_headers() -> None:
     header = wal.read_header(data[:40])
     assert (header.system_identifier, header.segment_size, header.start_lsn, header.timeline) == (str(SYSTEM), SMALL, SMALL, 1)
     assert header.major_version == 15
-    for wrong in (b"", data[:39], bytes(40), data[:1] + b"\x00" + data[2:40], data[:2] + b"\0\0" + data[4:40], data[:36] + b"\0\x40\0\0"):
+    for wrong in (
+        b"",
+        data[:39],
+        bytes(40),
+        data[:1] + b"\x00" + data[2:40],
+        data[:2] + b"\0\0" + data[4:40],
+        data[:36] + b"\0\x40\0\0",
+    ):
         with pytest.raises(IntegrityError):
             wal.read_header(wrong)
     with pytest.raises(IntegrityError):
