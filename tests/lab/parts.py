@@ -361,10 +361,10 @@ class Application(Part):
         return f"{self.url}/health"
 
 
-PARTS: tuple[type[Part], ...] = (
-    Postgres,
+PARTS: tuple[type[Part], ...] = (  # stopped in reverse: PostgreSQL archives its last WAL while it stops
     ObjectStore,
     Replicator,
+    Postgres,
     Redis,
     Configuration,
     Uploads,
