@@ -24,7 +24,7 @@ from tests.lab.daemon import start_time, wait_until
 from tests.lab.kube.launch import ADMIN, VIEWER, KubeServer, workload
 from tests.lab.kube.runtime import Places
 
-SLEEPER = {"command": ["/bin/sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done"]}
+SLEEPER = {"command": ["/bin/sh", "-c", "trap 'exit 0' TERM; echo up; sleep 1000 & wait"]}
 HTTP = {
     "command": [sys.executable, "-u", "-m", "http.server", "8080", "--bind", "$(POD_IP)"],
     "workingDir": "/usr/share",
@@ -495,6 +495,18 @@ def test_metrics_can_fail(server: KubeServer, namespace: str) -> None:
         assert request(server, "GET", path)[0] == code
 
 
+def test_namespace_takes_its_pods_along(server: KubeServer, namespace: str) -> None:
+    server.apply(workload("Deployment", "web", namespace, SLEEPER))
+    server.kubectl("rollout", "status", "deploy/web", "--timeout=60s", "-n", namespace)
+    names = {str(server.state / "pods" / f"{namespace}_{pod['metadata']['name']}") for pod in pods(server, namespace)}
+    shims = [pid for pid in _shims(server) if any(_command(pid, name) for name in names)]
+    assert len(shims) == 2
+    server.kubectl("delete", "namespace", namespace, "--timeout=60s")
+    assert all(start_time(pid) is None for pid in shims)
+    server.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+    assert not pods(server, namespace)
+
+
 # life and death of the server
 
 
@@ -538,7 +550,7 @@ def _shims(server: KubeServer) -> list[int]:
 
 
 def test_nothing_is_left_of_a_server_that_does_not_come_back(own: KubeServer) -> None:
-    stubborn = {"command": ["/bin/sh", "-c", "trap '' TERM; setsid sleep 1000 & while :; do sleep 0.1; done"]}
+    stubborn = {"command": ["/bin/sh", "-c", "trap '' TERM; setsid sleep 1000 & sleep 1000"]}
     own.apply(workload("Deployment", "web", "default", stubborn, replicas=1))
     own.kubectl("rollout", "status", "deploy/web", "--timeout=30s")
     (process,) = [process for _, process in Places(own.state).processes()]

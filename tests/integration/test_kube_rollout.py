@@ -16,7 +16,7 @@ from tests.lab.daemon import wait_until
 from tests.lab.kube.launch import VIEWER, KubeServer, workload
 from tests.lab.ports import free_port
 
-SHELL = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
+SHELL = "trap 'exit 0' TERM; sleep 1000 & wait"
 SLEEPER = {"command": ["/bin/sh", "-c", f"echo up; {SHELL}"]}
 NEVER_READY = {**SLEEPER, "readinessProbe": {"exec": {"command": ["/bin/false"]}, "periodSeconds": 1}}
 
@@ -97,7 +97,7 @@ def test_restart_without_id_is_guarded_by_time(server: KubeServer, namespace: st
 
 
 def test_scale_down_leaves_nothing_running(server: KubeServer, namespace: str, rollout: Runner) -> None:
-    slow = {"command": ["/bin/sh", "-c", "trap 'sleep 1; exit 0' TERM; echo up; while :; do sleep 0.1; done"]}
+    slow = {"command": ["/bin/sh", "-c", "trap 'sleep 1; exit 0' TERM; echo up; sleep 1000 & wait"]}
     server.apply(workload("Deployment", "web", namespace, slow))
     rollout()
     checked = rollout(check=True, state="scaled", replicas=0)

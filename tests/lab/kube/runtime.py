@@ -105,6 +105,7 @@ class Process:
         self._popen: subprocess.Popen[bytes] | None = None
         self._born = time.monotonic()
         self._sent: set[int] = set()
+        self._started: Object | None = None
 
     @property
     def log(self) -> Path:
@@ -127,7 +128,9 @@ class Process:
 
     @property
     def started(self) -> Object | None:
-        return _read_json(self.directory / "started.json")
+        if self._started is None:
+            self._started = _read_json(self.directory / "started.json")
+        return self._started
 
     @property
     def pid(self) -> int | None:

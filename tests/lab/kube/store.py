@@ -22,6 +22,8 @@ from .resources import Resource
 
 HISTORY = 5000
 """Changes that a watch can start from."""
+LINGERING = frozenset((resources.PODS, resources.NAMESPACES))
+"""Kinds that somebody else removes in the end: the node its pods, the garbage collector an empty namespace."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +114,8 @@ class Store:
             obj["metadata"]["generation"] = current["metadata"]["generation"] + (not same)
         if obj == current:
             return current
-        if "deletionTimestamp" in obj["metadata"] and not obj["metadata"].get("finalizers") and resource is not resources.PODS:
+        leaving = "deletionTimestamp" in obj["metadata"] and not obj["metadata"].get("finalizers")
+        if leaving and resource not in LINGERING:
             return self.delete(resource, obj)
         return self._write(resource, "MODIFIED", obj, current)
 
