@@ -317,6 +317,14 @@ def test_backups_of_another_system_are_not_mixed_in(source, postgres, s3, bucket
     assert run_module(MODULE, other.options(prefix="other/"))["backup"]["key"].startswith("other/base/")
 
 
+def test_a_backup_with_a_damaged_index_does_not_count(source, run_module):
+    first = run_module(MODULE, source.options())["backup"]
+    source.s3.client().put_object(Bucket=source.bucket, Key=f"base/{first['name']}_base.index.json.gz", Body=b"damaged")
+    second = run_module(MODULE, source.options(max_age=3600))
+    assert second["changed"] and second["backup"]["name"] != first["name"]
+    assert not run_module(MODULE, source.options(max_age=3600))["changed"]
+
+
 def test_without_data_checksums(postgres, s3, bucket, run_module):
     source = Source(postgres, s3, bucket, checksums=False)
     backup = run_module(MODULE, source.options())["backup"]

@@ -225,7 +225,7 @@ class _Fields:
         return None if self._value.get(name) is None else self.text(name)
 
     def integer(self, name: str) -> int:
-        value = self._value.get(name)
+        value: t.Any = self._value.get(name)
         if not _is_count(value):
             raise self._wrong(name)
         return int(value)

@@ -119,11 +119,10 @@ def run_backup(
 
 def _young_backup(store: Store, options: BackupOptions, server: base_server.Server) -> BaseBackup | None:
     """The newest complete backup when it is younger than ``max_age``; raises Refused when it is another system's."""
-    backups = list_backups(store, WalStore(store, options.prefix, ()), options.prefix)
-    newest = next((backup for backup in reversed(backups) if backup.has_index and backup.complete), None)
+    newest = _newest(list_backups(store, WalStore(store, options.prefix, ()), options.prefix))
     if newest is None:
         return None
-    index = newest.index()
+    backup, index = newest
     if index.system_identifier != server.system_identifier:
         raise Refused(
             "foreign_backups",
@@ -132,7 +131,18 @@ def _young_backup(store: Store, options: BackupOptions, server: base_server.Serv
             hint="give every cluster a bucket or prefix of its own",
         )
     age = (now() - datetime.datetime.fromisoformat(index.stopped)).total_seconds()
-    return newest if age < options.max_age else None
+    return backup if age < options.max_age else None
+
+
+def _newest(backups: t.Sequence[BaseBackup]) -> tuple[BaseBackup, BackupIndex] | None:
+    """The newest backup that can be used; one whose index is damaged is a reason to take another, not an obstacle."""
+    for backup in reversed(backups):
+        if backup.has_index and backup.complete:
+            try:
+                return backup, backup.index()
+            except IntegrityError:
+                continue
+    return None
 
 
 def _plan(
