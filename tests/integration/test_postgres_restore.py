@@ -63,8 +63,10 @@ def shared(shared_place: Path, s3: S3Server) -> t.Iterator[Shared]:
 @pytest.fixture
 def target(place: Path, shared: Shared) -> t.Iterator[Path]:
     """Where a copy goes; its server is stopped at the end."""
-    give(place)
-    directory = place / "copy"
+    parent = place / "there"
+    parent.mkdir(mode=0o755)
+    give(parent)
+    directory = parent / "copy"
     yield directory
     Restored(directory, shared.source.cluster.bin_directory).stop()
 
@@ -384,3 +386,109 @@ def test_a_resumed_fetch_fetches_only_the_rest(shared: Shared, target: Path) -> 
     outcome = restore(arguments)
     assert outcome.transfer["present"] > 20 * outcome.transfer["fetched"]
     assert copied(shared, target).marks() == [1]
+
+
+@pytest.mark.parametrize("moment", ["fetch", "replay"])
+def test_a_killed_module_is_carried_on(moment: str, shared: Shared, target: Path, start_module: t.Any, run_module: t.Any) -> None:
+    """SIGKILL from outside, to the module that Ansible runs."""
+    arguments = shared.source.arguments(target, shared.first, scratch=True)
+    shown = run_module("postgres_restore", arguments, check=True)
+    run = start_module("postgres_restore", arguments)
+    awaited = {"fetch": f"copy.recovery-{shown['plan']['digest']}/verified.jsonl", "replay": "copy/postmaster.pid"}[moment]
+    run.wait_for((target.parent / awaited).exists, 120, moment)
+    run.kill_module()
+    assert run.wait()["failed"]
+    done = run_module("postgres_restore", {**arguments, "plan_digest": shown["plan"]["digest"]})
+    assert done["changed"] is True
+    assert copied(shared, target).marks() == [1]
+    assert run_module("postgres_restore", arguments)["changed"] is False
+
+
+def test_a_run_whose_controller_died_is_waited_for(shared: Shared, target: Path, start_module: t.Any, run_module: t.Any) -> None:
+    """SIGKILL to the controller only: the module goes on by itself, and the next run ends when it has ended."""
+    arguments = shared.source.arguments(target, shared.first, scratch=True)
+    run = start_module("postgres_restore", arguments)
+    run.wait_for((target.parent / "copy.restore.json").exists, 120, "the restore to begin")
+    run.process.kill()
+    run.process.wait(10)
+    done = run_module("postgres_restore", arguments)
+    assert copied(shared, target).marks() == [1]
+    assert done["recovery"]["timeline_new"] == 2
+    assert not (target.parent / "copy.restore.json").exists()
+
+
+def test_a_restore_of_something_else_is_not_waited_for(shared: Shared, target: Path) -> None:
+    from ansible_collections.fileforge.ops.plugins.module_utils._errors import Refused
+    from ansible_collections.fileforge.ops.plugins.module_utils._files import exclusive_lock
+
+    arguments = shared.source.arguments(target, shared.first, scratch=True)
+    killed_at("sync", arguments)
+    with exclusive_lock(f"{target}.restore.lock", "test"), pytest.raises(Refused) as refused:
+        restore({**arguments, "target_time": shared.second})
+    assert refused.value.state["reason"] == "locked"
+
+
+def test_a_failing_archive_is_named_and_then_carried_on(shared: Shared, target: Path) -> None:
+    """The WAL is damaged after the plan was made: the server ends, says why, and a repaired archive lets it go on."""
+    from ansible_collections.fileforge.ops.plugins.module_utils._errors import OpsError
+
+    client, bucket = shared.source.s3.client(), shared.source.bucket
+    arguments = shared.source.arguments(target, shared.first, scratch=True)
+    plan = engine(arguments).check().plan
+    killed_at("program", arguments)
+    name = next(step for step in plan.steps if step.action == "replay").object.removeprefix("wal/").split("..")[0]
+    found = client.get_object(Bucket=bucket, Key=f"wal/{name}.gz")
+    content, metadata = found["Body"].read(), found["Metadata"]
+    client.put_object(Bucket=bucket, Key=f"wal/{name}.gz", Body=content[:-100] + bytes(100), Metadata=metadata)
+    try:
+        with pytest.raises(OpsError) as failed:
+            restore(arguments)
+    finally:
+        client.put_object(Bucket=bucket, Key=f"wal/{name}.gz", Body=content, Metadata=metadata)
+    assert "the server ended during recovery" in failed.value.message
+    assert name in failed.value.message
+    outcome = restore(arguments)
+    assert outcome.plan.digest == plan.digest
+    assert copied(shared, target).marks() == [1]
+
+
+def test_an_attempt_given_up_for_another_target_is_reused(shared: Shared, target: Path) -> None:
+    killed_at("fetched", shared.source.arguments(target, shared.first, scratch=True))
+    outcome = restore(shared.source.arguments(target, shared.second, scratch=True))
+    assert outcome.transfer["present"] > 20 * outcome.transfer["fetched"]
+    assert copied(shared, target).marks() == [1, 2]
+    assert not [path.name for path in target.parent.iterdir() if ".restore-" in path.name or ".recovery-" in path.name]
+
+
+# The runbook's own form
+
+
+@pytest.mark.parametrize("top", [".", "main"])
+def test_plain_archive(top: str, shared: Shared, place: Path, s3: S3Server, bucket: str, run_module: t.Any) -> None:
+    """Made by tar of a stopped backup of pg_basebackup, without index and mark, as ``aws s3 cp`` stores it."""
+    source = Source.create(place, s3, bucket, tablespace=False)
+    directory = place / "copy"
+    give(place)
+    try:
+        copy = source.cluster.directory("made") / "main"
+        connection = ["-h", str(source.cluster.socket_directory), "-p", str(source.cluster.port), "-U", "postgres"]
+        source.cluster.run("pg_basebackup", *connection, "-D", str(copy), "-X", "none", "-c", "fast", "--no-manifest")
+        packed = place / "base.tar.gz"
+        where = ["-C", str(copy), "."] if top == "." else ["-C", str(copy.parent), "main"]
+        subprocess.run(["tar", "-czf", str(packed), *where], check=True)
+        s3.client().upload_file(str(packed), bucket, "base/2026-11-23-1405_base.tar.gz")
+        between = source.mark(1)
+        source.mark(2)
+        source.archive()
+        source.cluster.stop()
+        arguments = source.arguments(directory, between, scratch=True)
+        shown = run_module("postgres_restore", arguments, check=True)
+        done = run_module("postgres_restore", arguments)
+        assert shown["plan"]["digest"] == done["plan"]["digest"]
+        assert done["backup"]["plain"] is True
+        assert any("plain archive" in str(warning) for warning in done["warnings"])
+        assert Restored(directory, source.cluster.bin_directory).marks() == [1]
+        assert run_module("postgres_restore", arguments)["changed"] is False
+    finally:
+        Restored(directory, source.cluster.bin_directory).stop()
+        source.cluster.destroy()

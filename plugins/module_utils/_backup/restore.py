@@ -62,6 +62,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._postgres.cluster im
 )
 from ansible_collections.fileforge.ops.plugins.module_utils._progress import Progress
 from ansible_collections.fileforge.ops.plugins.module_utils._time import iso, now, parse_time
+from ansible_collections.fileforge.ops.plugins.module_utils._wait import wait_for
 
 STOP_TIMEOUT = 300.0
 
@@ -131,8 +132,11 @@ class Restore:
         store = self._store()
         work = self._look(store)
         work.plan.require(self._options.plan_digest)
-        with exclusive_lock(state.lock_path(self._options.data_directory), f"restore of {self._options.data_directory}"):
+        with self._locked():
             if self._situation() != self._seen:  # another run did something before we had the lock
+                finished = self._finished()
+                if finished is not None:
+                    return finished
                 work = self._look(store)
                 work.plan.require(self._options.plan_digest)
             if work.attempt is None or not work.attempt.irrevocable:
@@ -145,6 +149,28 @@ class Restore:
         store = Store(self._options.s3, pool=self._options.jobs + 8)
         store.check_bucket()
         return store
+
+    @contextlib.contextmanager
+    def _locked(self) -> t.Iterator[None]:
+        """Hold the lock. A run of the same request is waited for: its controller may have died, it goes on by itself."""
+        directory = self._options.data_directory
+        with contextlib.ExitStack() as held:
+
+            def locked_out() -> Refused | None:
+                try:
+                    held.enter_context(exclusive_lock(state.lock_path(directory), f"restore of {directory}"))
+                except Refused as refused:
+                    attempt = state.load_attempt(directory)
+                    if attempt is not None and attempt.request != self._request:
+                        raise
+                    return refused
+                return None
+
+            if locked_out() is not None:
+                with self._progress.phase("wait for another run", None, ""):
+                    limit = self._options.limits.recovery
+                    wait_for(f"another restore of {directory}", locked_out, lambda refused: refused is None, timeout=limit)
+            yield
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
