@@ -10,6 +10,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from ansible_collections.fileforge.ops.plugins.modules import postgres_backup_info as module
 
 from tests.lab.daemon import wait_until
 from tests.lab.facts import wal_interpreter
@@ -46,8 +47,13 @@ class Site:
             },
         )
 
-    def info(self, **more: t.Any) -> dict[str, t.Any]:
-        result: dict[str, t.Any] = self.run_module(MODULE, {**self.s3.options(self.bucket), **more})
+    def info(self, *, ansible: bool = False, **more: t.Any) -> dict[str, t.Any]:
+        """The module's result, through Ansible or (in a fraction of the time) by its own function."""
+        options = {**self.s3.options(self.bucket), **more}
+        if ansible:
+            result: dict[str, t.Any] = self.run_module(MODULE, options)
+        else:
+            result = module.look({**{name: spec.get("default") for name, spec in module.ARGUMENTS.items()}, **options})
         assert result["changed"] is False
         result["by_id"] = {check["id"]: check for check in result["checks"]}
         return result
@@ -86,7 +92,7 @@ def test_from_nothing_to_a_gap(site: Site) -> None:
     inside, _segment = site.commit()
     last, segment = site.commit()
     begin = time.monotonic()
-    good = site.info(target_time=inside)
+    good = site.info(ansible=True, target_time=inside)
     assert good["status"] == "ok", good["checks"]
     assert [item["name"] for item in good["backups"]] == [name] and good["backups"][0]["complete"]
     assert [item["backup"] for item in good["restorable"]] == [name]
@@ -123,7 +129,8 @@ def test_what_cannot_be_looked_at_is_unknown(s3: S3Server, bucket: str, run_modu
         ({"s3_secret_key": "w" * 40}, "secret key"),
         ({"s3_endpoint": "http://127.0.0.1:9", "s3_attempts": 1, "s3_timeout": 2}, "127.0.0.1:9"),
     ):
-        result = run_module(MODULE, {**s3.options(bucket), **changes, "target_time": "2026-11-23T14:05:00+00:00"})
+        defaults = {name: spec.get("default") for name, spec in module.ARGUMENTS.items()}
+        result = module.look({**defaults, **s3.options(bucket), **changes, "target_time": "2026-11-23T14:05:00+00:00"})
         assert {check["status"] for check in result["checks"]} == {"unknown"} and len(result["checks"]) == 5
         assert result["status"] == "unknown" and word in result["checks"][0]["summary"]
     wrong = run_module(MODULE, {**s3.options(bucket), "target_time": "2026-11-23T14:05:00"}, expect_failure=True)
