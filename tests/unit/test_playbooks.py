@@ -100,6 +100,9 @@ def test_what_restores_is_planned_and_confirmed_before() -> None:
         elif "ansible.builtin.include_role" in task:
             kinds.append(task["ansible.builtin.include_role"].get("tasks_from", "main"))
     assert kinds == ["plan"] * 4 + ["gate"] + ["apply"] * 4
+    for play in plays[3:]:
+        guard = play["tasks"][0]["ansible.builtin.assert"]
+        assert guard["that"] == "hostvars[restore_application_hosts[0]].restore_gate is defined", "a limit may leave the gate out"
     assert all(play["any_errors_fatal"] is True for play in plays)
 
 
@@ -152,6 +155,6 @@ def test_the_production_inventory_gives_every_role_what_it_needs(role: Path, tmp
 def test_no_secret_is_written_into_an_inventory() -> None:
     for path in (ROOT / "inventories").glob("*/group_vars/all/*.yml"):
         for line in path.read_text().splitlines():
-            name, _, value = line.strip().partition(":")
+            name, _unused, value = line.strip().partition(":")
             if name.endswith(("password", "_key", "token", "secret")) and not name.startswith("#"):
                 assert "lookup('ansible.builtin.env'" in value or "lab." in value, f"{path}: {line}"
