@@ -4,11 +4,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -19,12 +17,12 @@ from pathlib import Path
 import pytest
 
 from tests.lab import ROOT
-from tests.lab.daemon import start_time, wait_until
+from tests.lab.daemon import wait_until
+from tests.lab.marked import Mark
 from tests.lab.place import workplace
 from tests.lab.postgres import PostgresCluster
 from tests.lab.s3 import S3Server
 
-MARK = "FILEFORGE_TEST_RUN"
 Arguments = t.Mapping[str, t.Any]
 
 
@@ -99,8 +97,8 @@ class ModuleRun:
         self, place: Path, name: str, arguments: Arguments, *, check: bool, diff: bool, interpreter: str, env: Arguments
     ) -> None:
         self.name = name
-        self.mark = uuid.uuid4().hex
-        self.directory = place / self.mark[:8]
+        self.mark = Mark()
+        self.directory = place / self.mark.value[:8]
         self.directory.mkdir(parents=True)
         self.result_file = self.directory / "result.json"
         self.output_file = self.directory / "output.txt"
@@ -134,7 +132,7 @@ class ModuleRun:
 
     def _environment(self) -> dict[str, str]:
         return {
-            MARK: self.mark,
+            **self.mark.environment,
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
             "ANSIBLE_CALLBACKS_ENABLED": "ansible.builtin.default",  # no journal
             "ANSIBLE_HOME": str(self.directory / "ansible"),
@@ -145,24 +143,9 @@ class ModuleRun:
             "PYTHONDONTWRITEBYTECODE": "1",
         }
 
-    def processes(self, fragment: str = "") -> list[int]:
-        """Pids of this run's processes (also those that left its process tree) whose command line holds the fragment."""
-        needle = f"{MARK}={self.mark}".encode()
-        found = []
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            try:
-                mine = needle in (entry / "environ").read_bytes() and fragment.encode() in (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if mine and start_time(int(entry.name)) is not None:
-                found.append(int(entry.name))
-        return found
-
     def module_processes(self) -> list[int]:
         """Pids of the module itself, wherever it runs."""
-        return [pid for pid in self.processes("AnsiballZ_") if pid != self.process.pid]
+        return [pid for pid in self.mark.modules() if pid != self.process.pid]
 
     def wait_for(self, condition: t.Callable[[], object], timeout: float = 60, what: str = "the awaited moment") -> None:
         """Wait until the condition holds; fails at once when the run ends before."""
@@ -178,19 +161,12 @@ class ModuleRun:
 
     def kill_module(self) -> None:
         """SIGKILL to the module and its helpers; Ansible itself lives on and reports the failure."""
-        self._kill(self.module_processes())
+        self.mark.kill(self.module_processes())
 
     def kill_controller(self) -> None:
         """SIGKILL to Ansible and to the module."""
-        self._kill([*self.processes("ansible-playbook"), *self.module_processes()])
-
-    def _kill(self, victims: t.Sequence[int]) -> None:
-        for pid in victims:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        if self.process.pid in victims:
-            self.process.wait(10)
-        wait_until(lambda: all(start_time(pid) is None for pid in victims), 20, "killed processes to be gone")
+        self.mark.kill([*self.mark.controllers(), *self.module_processes()])
+        self.process.wait(10)
 
     def output(self) -> str:
         """What Ansible printed so far."""
@@ -212,7 +188,7 @@ class ModuleRun:
         """Leave nothing running."""
         if self.process.poll() is None:
             self.kill_controller()
-        self._kill(self.module_processes())
+        self.mark.kill(self.module_processes())
 
 
 class ModuleStarter(t.Protocol):

@@ -7,6 +7,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from ansible_collections.fileforge.ops.plugins.module_utils._errors import OpsError
+
 from tests.lab.lab import Lab
 from tests.lab.parts import Destroyed
 from tests.lab.place import PlaceError
@@ -34,7 +36,7 @@ def main() -> int:
     except Destroyed as error:
         print(f"\n{error}", file=sys.stderr)
         return 3
-    except (PlaceError, RuntimeError, TimeoutError, OSError) as error:
+    except (PlaceError, OpsError, RuntimeError, TimeoutError, OSError) as error:
         print(f"the lab: {error}", file=sys.stderr)
         return 1
     return 0
