@@ -30,8 +30,10 @@ from ansible_collections.fileforge.ops.plugins.module_utils._backup.restore_file
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import IntegrityError, OpsError
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import Store, run_all
 
-BATCH_PACKED = 8 << 20
+BATCH_PACKED = 4 << 20
 BATCH_UNPACKED = 32 << 20
+UNPACKING = 4
+"""Members that are unpacked at the same time at most: each takes memory of twice its size, and a processor."""
 ATTEMPTS = 3
 """Tries of one batch whose bytes arrive damaged although their length is right."""
 
@@ -126,6 +128,7 @@ class Filler:
         self._jobs = jobs
         self._on_bytes = on_bytes
         self._lock = threading.Lock()
+        self._unpacking = threading.BoundedSemaphore(UNPACKING)
         self.tally = Tally()
 
     def name(self, entry: FileEntry) -> str:
@@ -229,12 +232,19 @@ class Filler:
         data = memoryview(self._get(base, batch[-1].member.c_end))
         for piece in batch:
             member = piece.member
-            content = memoryview(self._content(member, bytes(data[member.c_off - base : member.c_end - base])))
-            for part in piece.parts:
-                arriving[part.entry.path].accept(part.position, content[part.start : part.start + part.length])
+            with self._unpacking:
+                content = memoryview(self._content(member, bytes(data[member.c_off - base : member.c_end - base])))
+                for part in piece.parts:
+                    arriving[part.entry.path].accept(part.position, content[part.start : part.start + part.length])
+                del content
 
-    def _get(self, begin: int, end: int) -> bytes:
-        data = self._store.get(self._archive.key, start=begin, length=end - begin, etag=self._archive.etag)
+    def _get(self, begin: int, end: int) -> bytearray:
+        """A range of the archive, put together without holding its bytes twice."""
+        data = bytearray(end - begin)
+        offset = 0
+        for chunk in self._store.stream(self._archive.key, start=begin, length=end - begin, etag=self._archive.etag):
+            data[offset : offset + len(chunk)] = chunk
+            offset += len(chunk)
         with self._lock:
             self.tally.downloaded += len(data)
         return data
@@ -249,7 +259,7 @@ class Filler:
                     raise IntegrityError(
                         f"{self._archive.key}: {error.message}", hint="the backup is damaged: choose another one"
                     ) from error
-            data = self._get(member.c_off, member.c_end)
+            data = bytes(self._get(member.c_off, member.c_end))
         raise IntegrityError(f"{self._archive.key}: unreachable")
 
 

@@ -36,7 +36,7 @@ class FakeStore:
         self.reads: list[tuple[int, int]] = []
         self._lock = threading.Lock()
 
-    def get(self, key: str, *, start: int, length: int, etag: str) -> bytes:
+    def stream(self, key: str, *, start: int, length: int, etag: str) -> t.Iterator[bytes]:
         assert (key, etag) == ("base/x", "e")
         with self._lock:
             number = len(self.reads)
@@ -44,7 +44,8 @@ class FakeStore:
         data = bytearray(self.blob[start : start + length])
         if number in self.damage:
             data[len(data) // 2] ^= 0xFF
-        return bytes(data)
+        for offset in range(0, length, 10_000):
+            yield bytes(data[offset : offset + 10_000])
 
 
 def make(contents: dict[str, bytes], folders: t.Sequence[str] = ("base", "empty")) -> tuple[bytes, Archive]:
