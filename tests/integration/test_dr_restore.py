@@ -44,14 +44,22 @@ class Platform:
 
     def planned(self, name: str, *arguments: str, **extra: object) -> tuple[str, Played]:
         """Run without confirmation: it must stop, say what to type, and leave everything as it is. The digest to confirm."""
-        before = self.drill.fingerprint()
+        before = self.state()
         played = self.play(name, *arguments, **extra)
         assert played.returncode != 0, played.output
         assert "not confirmed, so nothing was done" in played.output
-        assert self.drill.fingerprint() == before
+        assert self.state() == before
         found = set(CONFIRM.findall(played.output))
         assert len(found) == 1, played.output
         return found.pop(), played
+
+    def state(self) -> t.Any:
+        """What planning must not change: every file and object, or, while a server lives and writes, what only a restore changes."""
+        if not self.drill.cluster.running():
+            return self.drill.fingerprint()
+        started = self.drill.cluster.execute("SELECT pg_postmaster_start_time(), system_identifier FROM pg_control_system()")
+        uploads = sorted((str(path), path.stat().st_mtime_ns) for path in self.drill.layout.uploads.parent.rglob("*"))
+        return started, sorted(path.name for path in self.drill.layout.postgres.iterdir()), uploads, self.restarts()
 
     def restarts(self) -> dict[str, tuple[str, int]]:
         """Restart id and generation of the workloads."""
