@@ -54,11 +54,11 @@ class Platform:
         return found.pop(), played
 
     def state(self) -> t.Any:
-        """What planning must not change: every file and object, or, while a server lives and writes, what only a restore changes."""
+        """What planning must not change: everything, or, while a server lives and writes, what only a restore changes."""
         if not self.drill.cluster.running():
             return self.drill.fingerprint()
         started = self.drill.cluster.execute("SELECT pg_postmaster_start_time(), system_identifier FROM pg_control_system()")
-        uploads = sorted((str(path), path.stat().st_mtime_ns) for path in self.drill.layout.uploads.parent.rglob("*"))
+        uploads = sorted((str(path), path.stat().st_mtime_ns) for path in self.drill.layout.uploads.rglob("*"))
         return started, sorted(path.name for path in self.drill.layout.postgres.iterdir()), uploads, self.restarts()
 
     def restarts(self) -> dict[str, tuple[str, int]]:
