@@ -12,7 +12,8 @@ class ModuleDocFragment:
 options:
   kube_config:
     description:
-      - Path of a kubeconfig file. Without it (and without O(kube_host)), E(KUBECONFIG), then the pod's own service account.
+      - Path of a kubeconfig file. Without it (and without O(kube_host)), E(KUBECONFIG), then C(~/.kube/config) if there is one,
+        then the pod's own service account.
     type: path
   kube_context:
     description: Context in the kubeconfig file. Without it, the current one.
