@@ -1,4 +1,5 @@
 # Copyright (c) FileForge operations
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Turns checks into the assertions of a report."""
 

@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # Copyright (c) FileForge operations
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ findings:
   type: list
   elements: dict
   returned: success
-values:
+found:
   description: The values of the assertions by name.
   type: dict
   returned: success
@@ -160,7 +161,7 @@ def operate(params: dict[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
             report.checks += structure.checks
             report.findings += structure.findings
     findings = [finding.as_dict() for finding in report.findings]
-    return {"changed": False, "findings": findings, "values": report.values, **result_of(report.checks)}
+    return {"changed": False, "findings": findings, "found": report.values, **result_of(report.checks)}
 
 
 def main() -> t.NoReturn:

@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # Copyright (c) FileForge operations
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -205,7 +206,8 @@ ARGUMENTS = merge(
         "verify_timeout": {"type": "int", "default": 120},
     },
 )
-SHORTEST, LONGEST = 30, 300
+SHORTEST = 30
+LONGEST = 300
 
 
 def archive_timeout_for(rpo: int, chosen: int | None) -> int:

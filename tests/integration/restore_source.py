@@ -23,6 +23,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._progress import Pro
 from ansible_collections.fileforge.ops.plugins.modules.postgres_restore import SPEC, options_of
 
 from tests.lab.daemon import wait_until
+from tests.lab.facts import wal_interpreter
 from tests.lab.place import give, owner
 from tests.lab.postgres import PostgresCluster
 from tests.lab.s3 import S3Server
@@ -69,9 +70,9 @@ class Source:
             give(path)
         entry = pwd.getpwnam(owner())
         ids = (entry.pw_uid, entry.pw_gid)
-        wal_install.install_program(str(place / "fileforge-wal"), sys.executable, ids)
+        wal_install.install_program(str(place / "fileforge-wal"), wal_interpreter(), ids)
         wal_install.write_config(str(place / "wal.json"), self.options, self.prefix, str(spool), ids)
-        return wal_install.archive_command("/usr/bin/python3", str(place / "fileforge-wal"), str(place / "wal.json"))
+        return wal_install.archive_command(wal_interpreter(), str(place / "fileforge-wal"), str(place / "wal.json"))
 
     def backup(self, label: str = "test") -> str:
         """Take a base backup; its name."""
@@ -119,6 +120,7 @@ class Source:
             "target_time": target,
             "bin_directory": str(self.cluster.bin_directory),
             "owner": owner(),
+            "program_interpreter": wal_interpreter(),
             "recovery_timeout": 120,
             "stall_timeout": 60,
             "start_timeout": 60,

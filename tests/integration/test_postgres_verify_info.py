@@ -56,7 +56,7 @@ def test_a_sound_database(run_module: ModuleRunner, postgres: PostgresFactory, v
         "postgres.amcheck.tables",
     }
     assert result["status"] == "ok" and result["changed"] is False and result["findings"] == []
-    assert result["values"] == {"files": 20000, "newest": 20000}
+    assert result["found"] == {"files": 20000, "newest": 20000}
     assert cluster.execute("SELECT 1 FROM pg_extension WHERE extname = 'amcheck'") == [], "the extension must not stay"
 
 

@@ -18,6 +18,8 @@ from tests.lab.faulty_http import Answer, FaultyServer, Request
 
 MIB = 1024 * 1024
 OLD_PYTHON = "/usr/bin/python3"
+PATIENCE = 600
+"""Seconds that a held transfer may take: a slow machine must not open the gate."""
 
 
 def content(number: int, size: int = 3000) -> bytes:
@@ -355,9 +357,11 @@ def test_refuses_when_the_bucket_cannot_be_read(
 
 
 def test_reader_cannot_push(s3: t.Any, bucket: str, place: Path, run_module: t.Any) -> None:
-    (place / "file").write_bytes(b"x")
-    args = {**s3.options(bucket, reader=True), "prefix": "files", "path": str(place), "direction": "push"}
-    result = run_module("s3_tree", {**args, "aside": f"{place}/.aside"}, expect_failure=True)
+    directory = place / "source"
+    directory.mkdir()
+    (directory / "file").write_bytes(b"x")
+    args = {**s3.options(bucket, reader=True), "prefix": "files", "path": str(directory), "direction": "push"}
+    result = run_module("s3_tree", args, expect_failure=True)
     assert result["code"] == "access_denied" and "files/file" in result["msg"]
 
 
@@ -383,7 +387,7 @@ class Gate:
                 self.passed += not hold
                 self.held += hold
             if hold:
-                self.open.wait(60)
+                self.open.wait(PATIENCE)
         return None
 
 
@@ -399,10 +403,10 @@ def test_killed_pull_goes_on(
     options = {**options, "max_delete_percent": 90, "jobs": 3}
     gate = Gate("GET", 10)
     with FaultyServer(gate, s3.port) as server:
-        slow = {**options, "s3_endpoint": server.endpoint}
+        slow = {**options, "s3_endpoint": server.endpoint, "s3_timeout": PATIENCE}
         planned = run_module("s3_tree", slow, check=True)["plan"]
         running = start_module("s3_tree", slow)
-        running.wait_for(lambda: gate.held, what="the gate to hold a transfer")
+        running.wait_for(lambda: gate.held, timeout=PATIENCE, what="the gate to hold a transfer")
         locked = run_module("s3_tree", slow, expect_failure=True)
         assert locked["reason"] == "locked"
         running.kill_module() if who == "module" else running.kill_controller()
@@ -428,10 +432,10 @@ def test_interrupted_plan_is_not_taken_over_by_another_world(
 ) -> None:
     gate = Gate("GET", 5)
     with FaultyServer(gate, s3.port) as server:
-        slow = {**options, "s3_endpoint": server.endpoint}
+        slow = {**options, "s3_endpoint": server.endpoint, "s3_timeout": PATIENCE}
         digest = run_module("s3_tree", slow, check=True)["plan"]["digest"]
         running = start_module("s3_tree", slow)
-        running.wait_for(lambda: gate.held, what="the gate to hold a transfer")
+        running.wait_for(lambda: gate.held, timeout=PATIENCE, what="the gate to hold a transfer")
         running.kill_module()
         gate.open.set()
         touch(s3, bucket, "files/new meanwhile", b"new")
@@ -450,10 +454,10 @@ def test_killed_push_goes_on(
     gate = Gate("PUT", 10)
     push = {**options, "path": str(directory), "direction": "push", "jobs": 3}
     with FaultyServer(gate, s3.port) as server:
-        slow = {**push, "s3_endpoint": server.endpoint}
+        slow = {**push, "s3_endpoint": server.endpoint, "s3_timeout": PATIENCE}
         planned = run_module("s3_tree", slow, check=True)["plan"]
         running = start_module("s3_tree", slow)
-        running.wait_for(lambda: gate.held, what="the gate to hold a transfer")
+        running.wait_for(lambda: gate.held, timeout=PATIENCE, what="the gate to hold a transfer")
         running.kill_module()
         gate.open.set()
         assert "files.tree.jsonl.gz" not in objects(s3, bucket)

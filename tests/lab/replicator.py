@@ -70,7 +70,7 @@ def main() -> None:
     connection = json.loads(os.environ["FILEFORGE_REPLICATOR"])
     client = boto3.client("s3", **connection, config=Config(s3={"addressing_style": "path"}, retries={"mode": "standard"}))
     ended = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    signal.signal(signal.SIGTERM, lambda *_unused: ended.set())
     replicator = Replicator(client, arguments.source, arguments.target)
     known = False
     while not ended.is_set():

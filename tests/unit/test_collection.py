@@ -75,7 +75,7 @@ def test_role_defaults_are_its_argument_specs(role: Path) -> None:
         assert name.startswith(f"{role.name}_")
         assert option.get("type") and option.get("description"), name
         assert bool(option.get("required")) != (name in defaults), f"{name}: required options have no default, others have one"
-        # A default that the inventory gives stays out of the spec: Ansible would resolve it for users who give the option themselves.
+        # A default from the inventory stays out of the spec: Ansible would resolve it for users who give the option themselves.
         from_inventory = "fileforge_" in str(defaults.get(name))
         assert option.get("default") == (None if from_inventory else defaults.get(name)), name
 

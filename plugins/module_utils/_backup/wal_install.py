@@ -33,10 +33,7 @@ def program_source() -> str:
 
 def program_text(interpreter: str) -> bytes:
     """What is installed: the program, to be run by this interpreter."""
-    first, _newline, rest = program_source().partition("\n")
-    if not first.startswith("#!"):
-        raise OpsError("the WAL program does not begin with an interpreter line")
-    return f"#!{interpreter}\n{rest}".encode()
+    return f"#!{interpreter}\n{program_source()}".encode()
 
 
 def config_text(

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) FileForge operations
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Carry WAL files between PostgreSQL and an S3 bucket. PRIVATE to the collection.
@@ -13,6 +12,9 @@ which makes PostgreSQL stop instead of taking the failure for the end of the WAL
 126 it is not, so PostgreSQL counts the failure in pg_stat_archiver, keeps the file and tries again (with 126 and more the archiver
 process itself would end uncounted). Messages go to standard error, one line each.
 """
+
+# pylint: disable=ansible-bad-function
+# (This is a program of its own, not part of a module: it starts a process, prints and exits.)
 
 from __future__ import annotations
 

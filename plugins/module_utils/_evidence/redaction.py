@@ -8,6 +8,7 @@ names sound secret), and text that looks like a credential wherever it stands.
 
 from __future__ import annotations
 
+import math
 import re
 import typing as t
 from urllib.parse import quote
@@ -95,7 +96,7 @@ class Redactor:
         if value is None or isinstance(value, (bool, int)):
             return value
         if isinstance(value, float):
-            return value if value == value and abs(value) != float("inf") else str(value)
+            return value if math.isfinite(value) else str(value)
         if depth >= MAX_DEPTH:
             return f"({type(value).__name__}, not shown)"
         if isinstance(value, t.Mapping):

@@ -201,7 +201,7 @@ def _rows(heads: t.Sequence[str], rows: t.Iterable[t.Sequence[str]], kind: str =
 def _measure_card(name: str, measure: Report) -> str:
     state = {True: "ok", False: "critical", None: "unknown"}[measure["met"]]
     share = 0.0 if measure["seconds"] is None else measure["seconds"] / measure["objective"]
-    bar = (
+    gauge = (
         f'<svg class="gauge" role="img" aria-label="{share:.0%} of the objective">'
         '<rect class="track" width="100%" height="8" rx="4"/>'
         f'<rect class="fill {state}" width="{max(min(share, 1.0) * 100, 0.6 if share else 0):.2f}%" height="8" rx="4"/></svg>'
@@ -210,7 +210,7 @@ def _measure_card(name: str, measure: Report) -> str:
     note = measure["problem"] if measure["seconds"] is None else measure["basis"]
     return (
         f'<section class="card"><h3>{text(name)}<span class="badge {state}">{VERDICTS[measure["met"]]}</span></h3>'
-        f'<p class="big">{text(span_text(measure["seconds"]))}</p>{bar}'
+        f'<p class="big">{text(span_text(measure["seconds"]))}</p>{gauge}'
         f"<p>{used} {text(duration_text(measure['objective']))}</p><p class=muted>{text(note)}</p></section>"
     )
 

@@ -81,7 +81,7 @@ class ProbeOptions:
         """The URL taken apart; raises InvalidOption when it cannot be."""
         try:
             parts = urllib.parse.urlsplit(self.url)
-            _ = parts.port
+            _unused = parts.port
         except ValueError as error:
             raise InvalidOption("url", self.url, str(error)) from error
         return parts

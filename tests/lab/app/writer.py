@@ -19,7 +19,7 @@ def main() -> None:
 
     settings = Settings.load()
     ended = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    signal.signal(signal.SIGTERM, lambda *_unused: ended.set())
     while not ended.is_set():
         try:
             with settings.connect() as connection:

@@ -59,7 +59,7 @@ def main() -> None:
     if given.reap:
         if given.state.exists():
             _lock(given.state)
-            end([process for _, process in Places(given.state).processes()], STOP_GRACE)
+            end([process for _unused, process in Places(given.state).processes()], STOP_GRACE)
         return
     settings = Settings(
         state=given.state.absolute(),

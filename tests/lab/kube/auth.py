@@ -51,7 +51,7 @@ class Tokens:
         if self._path is None:
             return ANYBODY
         self._refresh(self._path)
-        scheme, _, token = authorization.partition(" ")
+        scheme, _unused, token = authorization.partition(" ")
         for known, user in self._users:
             if scheme == "Bearer" and hmac.compare_digest(known.encode(), token.strip().encode()):
                 return user

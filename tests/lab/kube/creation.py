@@ -18,7 +18,7 @@ _ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 
 
 def random_suffix(length: int = 5) -> str:
-    return "".join(secrets.choice(_ALPHABET) for _ in range(length))
+    return "".join(secrets.choice(_ALPHABET) for _unused in range(length))
 
 
 def prepare(store: Store, resource: Resource, namespace: str, obj: Object) -> Object:

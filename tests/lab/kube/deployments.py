@@ -160,7 +160,7 @@ class _Rollout:
     def _roll(self) -> None:
         if self._new is None:
             return
-        surge, _ = self._limits
+        surge, _unused = self._limits
         have = self._new["spec"]["replicas"]
         if have > self._wanted:
             self._scale(self._new, self._wanted)

@@ -108,7 +108,7 @@ def aggregated(core: bool, hidden: frozenset[Resource]) -> Object:
     """The whole of ``/api`` or ``/apis`` in one answer."""
     items: list[Object] = []
     for group_version, known in _group_versions(hidden).items():
-        group, _, version = group_version.rpartition("/")
+        group, _unused, version = group_version.rpartition("/")
         if core is not (group == ""):
             continue
         entry = {"version": version, "freshness": "Current", "resources": [_aggregated_entry(resource) for resource in known]}

@@ -81,11 +81,11 @@ class Kubelet:
                 if pod["spec"].get("nodeName") and uid not in self._workers:
                     worker = PodWorker(self._host, pod, self._free_address(pod), self.meter)
                     self._workers[uid] = (worker, asyncio.get_running_loop().create_task(worker.run()))
-            for uid, (_, task) in list(self._workers.items()):
+            for uid, (_unused, task) in list(self._workers.items()):
                 if task.done():
                     task.result()
                     del self._workers[uid]
-            self.meter.sample({key: pids for worker, _ in self._workers.values() for key, pids in worker.processes().items()})
+            self.meter.sample({key: pids for worker, _unused in self._workers.values() for key, pids in worker.processes().items()})
             await asyncio.sleep(TICK)
 
     def _free_address(self, pod: Object) -> str:
@@ -94,15 +94,15 @@ class Kubelet:
         known = pod["status"].get("podIP")
         if known:
             return str(known)
-        taken = {worker.address for worker, _ in self._workers.values()}
+        taken = {worker.address for worker, _unused in self._workers.values()}
         taken |= {other["status"].get("podIP", "") for other in self._store.list(resources.PODS)}
         return next(address for address in self._host.settings.addresses(POD_NETWORK) if address not in taken)
 
     def stop(self, grace: float) -> None:
         """End every container; the pods stay in the store and start again with the next server."""
-        for _, task in self._workers.values():
+        for _unused, task in self._workers.values():
             task.cancel()
-        end([process for _, process in self.places.processes()], grace)
+        end([process for _unused, process in self.places.processes()], grace)
 
 
 class PodWorker:

@@ -77,7 +77,7 @@ class KubeServer:
 
     def containers(self) -> list[int]:
         """Pids of the containers' main processes, as they are on disk."""
-        return [pid for _, process in Places(self.state).processes() if (pid := process.pid) is not None]
+        return [pid for _unused, process in Places(self.state).processes() if (pid := process.pid) is not None]
 
     def kubectl(self, *arguments: str, stdin: str | None = None, fails: bool = False, timeout: float = 60) -> str:
         """Run kubectl; its output, standard error included."""

@@ -46,7 +46,7 @@ class Meter:
             return
         table = _processes() if main else {}
         children: dict[int, list[int]] = {}
-        for pid, (parent, _) in table.items():
+        for pid, (parent, _unused) in table.items():
             children.setdefault(parent, []).append(pid)
         found = {}
         for key, pid in main.items():
@@ -97,7 +97,7 @@ def pod_metrics(store: Store, meter: Meter, namespace: str) -> list[Object]:
     for pod in store.list(resources.PODS, namespace):
         metadata = pod["metadata"]
         usages = [(entry["name"], meter.usage(metadata["uid"], entry["name"])) for entry in pod["spec"]["containers"]]
-        if pod["status"]["phase"] != "Running" or not any(usage for _, usage in usages):
+        if pod["status"]["phase"] != "Running" or not any(usage for _unused, usage in usages):
             continue
         found.append(
             {

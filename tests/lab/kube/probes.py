@@ -87,7 +87,7 @@ class Prober:
                 return False
 
     async def _tcp(self, socket: Object) -> bool:
-        _, writer = await asyncio.open_connection(socket.get("host") or self._address, self._port(socket["port"]))
+        _unused, writer = await asyncio.open_connection(socket.get("host") or self._address, self._port(socket["port"]))
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
@@ -96,7 +96,7 @@ class Prober:
     async def _exec(self, command: list[str]) -> bool:
         process = await self._run(command)
         try:
-            output, _ = await process.communicate()
+            output, _unused = await process.communicate()
         except asyncio.CancelledError:
             process.kill()
             await process.wait()

@@ -20,7 +20,7 @@ def template_hash(template: Object) -> str:
     """Ten letters and digits that are the same for the same template."""
     number = int.from_bytes(hashlib.sha256(json.dumps(bare(template), sort_keys=True).encode()).digest()[:8], "big")
     text = ""
-    for _ in range(10):
+    for _unused in range(10):
         number, rest = divmod(number, len(_ALPHABET))
         text += _ALPHABET[rest]
     return text

@@ -85,7 +85,7 @@ class ServiceProxy:
         service = self._store.latest(resources.SERVICES, seen) or seen
         places = self.endpoints(service, target)
         try:
-            for _ in places:
+            for _unused in places:
                 place = places[next(self._turn) % len(places)]
                 try:
                     upstream = await asyncio.open_connection(*place)
@@ -99,7 +99,7 @@ class ServiceProxy:
                 self._connections.discard(task)
 
     def stop(self) -> None:
-        for _, _, server in self._listeners.values():
+        for _unused, _unused, server in self._listeners.values():
             server.close()
         for task in self._connections:
             task.cancel()

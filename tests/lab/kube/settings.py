@@ -49,7 +49,7 @@ def _controls(store: Store) -> Object:
 def pull_problem(store: Store, image: str) -> str | None:
     """Why an image cannot be pulled: a line ``PATTERN [not-found|unauthorized|timeout]`` of the controls matches it."""
     for line in _controls(store).get("unpullableImages", "").splitlines():
-        pattern, _, kind = line.strip().partition(" ")
+        pattern, _unused, kind = line.strip().partition(" ")
         if pattern and fnmatch.fnmatchcase(image, pattern):
             return {
                 "unauthorized": "pull access denied, repository does not exist or may require authorization: authorization failed",

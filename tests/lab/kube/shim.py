@@ -154,7 +154,7 @@ class Shim:
         self._signals, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake)
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
+            signal.signal(number, lambda *_unused: None)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._output, write = os.pipe2(os.O_CLOEXEC)
         problems, failure = os.pipe2(os.O_CLOEXEC)
@@ -173,7 +173,7 @@ class Shim:
         selector.register(self._output, selectors.EVENT_READ)
         selector.register(self._signals, selectors.EVENT_READ)
         while self._status is None:
-            for key, _ in selector.select(self._patience()):
+            for key, _unused in selector.select(self._patience()):
                 self._handle(key.fd, selector)
             if self._deadline is not None and time.monotonic() >= self._deadline:
                 kill_descendants()

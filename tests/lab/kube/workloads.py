@@ -98,7 +98,7 @@ class ReplicaSetController(PodMaker):
         uid = owner["metadata"]["uid"]
         failure: ApiError | None = None
         if len(pods) < wanted and not self._backoff.blocked(uid):
-            for _ in range(wanted - len(pods)):
+            for _unused in range(wanted - len(pods)):
                 failure = self.make(owner, owner["spec"]["template"], {"generateName": f"{owner['metadata']['name']}-"})
                 if failure is not None:
                     self._backoff.failed(uid)
@@ -354,7 +354,7 @@ class JobController(PodMaker):
             self.events.warning(job, "BackoffLimitExceeded", message)
         elif not job["spec"]["suspend"]:
             missing = min(job["spec"]["parallelism"], job["spec"]["completions"] - succeeded) - len(active)
-            for _ in range(missing):
+            for _unused in range(missing):
                 self.make(job, job["spec"]["template"], {"generateName": f"{job['metadata']['name']}-"})
         counts = {"active": len(active), "succeeded": succeeded, "failed": failed, "ready": sum(map(is_ready, active))}
         for name, count in counts.items():

@@ -76,7 +76,7 @@ def raw_server(talk: t.Callable[[socket.socket], None]) -> t.Iterator[str]:
     def serve() -> None:
         while True:
             try:
-                connection, _ = listener.accept()
+                connection, _unused = listener.accept()
             except OSError:
                 return
             with connection, contextlib.suppress(OSError):
@@ -137,7 +137,7 @@ def test_gives_up_when_the_time_is_over() -> None:
 def test_redirects_are_reported_not_followed() -> None:
     with Server(Answer(status=302, headers={"Location": "https://login.example/"})) as server:
         outcome = probe(options(server.url))
-        assert {path for _, path, _ in server.requests} == {"/health"}
+        assert {path for _unused, path, _unused in server.requests} == {"/health"}
     assert outcome.attempts[0].location == "https://login.example/"
     assert "redirects to https://login.example/" in outcome.attempts[0].problem
 

@@ -60,7 +60,7 @@ class Script:
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> t.Iterator[Script]:
     original = _wait.retry
-    monkeypatch.setattr(kube, "retry", lambda *args, **options: original(*args, **options, sleep=lambda _: None))
+    monkeypatch.setattr(kube, "retry", lambda *args, **options: original(*args, **options, sleep=lambda _unused: None))
     found = Script()
     yield found
     found.server.shutdown()
@@ -74,7 +74,7 @@ def status(code: int, message: str) -> tuple[int, dict[str, t.Any]]:
 def test_get_sends_the_token_and_parses(script: Script) -> None:
     script.answers = [(200, {"kind": "Pod"})]
     assert script.client().get("/api/v1/x", {"labelSelector": "a in (b,c)"}) == {"kind": "Pod"}
-    method, path, headers, _ = script.asked[0]
+    method, path, headers, _unused = script.asked[0]
     assert (method, path) == ("GET", "/api/v1/x?labelSelector=a+in+%28b%2Cc%29")
     assert headers["authorization"] == f"Bearer {TOKEN}"
 

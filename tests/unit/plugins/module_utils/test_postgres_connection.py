@@ -80,7 +80,7 @@ def test_connection_errors(monkeypatch: pytest.MonkeyPatch, text: str, kind: typ
     monkeypatch.setattr(psycopg, "connect", refuse)
     with pytest.raises(OpsError) as caught:
         connect(PostgresOptions(host="db1", user="x", database="x", password="geheim"))
-    assert type(caught.value) is kind and text in caught.value.message and "x@db1:5432/x" in caught.value.message
+    assert caught.value.__class__ is kind and text in caught.value.message and "x@db1:5432/x" in caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -99,11 +99,11 @@ def test_connection_errors(monkeypatch: pytest.MonkeyPatch, text: str, kind: typ
 )
 def test_statement_errors(name: str, kind: type[OpsError]) -> None:
     error = query_error(getattr(psycopg.errors, name)("first line\nsecond line"), "db1")
-    assert type(error) is kind and error.message == "db1: first line"
+    assert error.__class__ is kind and error.message == "db1: first line"
 
 
 def test_an_error_without_a_code_is_a_lost_connection() -> None:
-    assert type(query_error(psycopg.OperationalError("the connection is closed"), "db1")) is Unavailable
+    assert query_error(psycopg.OperationalError("the connection is closed"), "db1").__class__ is Unavailable
 
 
 def test_one_row() -> None:

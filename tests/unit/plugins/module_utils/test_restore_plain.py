@@ -26,14 +26,14 @@ FILES = {
 }
 
 
-def tar(top: str, files: t.Mapping[str, bytes] = FILES, links: t.Mapping[str, str] | None = None) -> bytes:
+def tar(top: str, files: t.Mapping[str, bytes] | None = None, links: t.Mapping[str, str] | None = None) -> bytes:
     blob = io.BytesIO()
     with tarfile.open(fileobj=blob, mode="w:gz") as archive:
         if top:
             folder = tarfile.TarInfo(top.rstrip("/"))
             folder.type, folder.mode = tarfile.DIRTYPE, 0o700
             archive.addfile(folder)
-        for name, content in files.items():
+        for name, content in (FILES if files is None else files).items():
             entry = tarfile.TarInfo(f"{top}{name}")
             entry.size, entry.mode = len(content), 0o600
             archive.addfile(entry, io.BytesIO(content))

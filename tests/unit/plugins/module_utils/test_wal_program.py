@@ -97,7 +97,9 @@ def test_installation(tmp_path: Path) -> None:
     assert program.read_text().startswith(f"#!{sys.executable}\n") and program.stat().st_mode & 0o777 == 0o755
     program.chmod(0o777)
     assert wal_install.install_program(str(program), sys.executable)
-    done = subprocess.run([str(program), "--config", str(tmp_path / "none"), "fetch", "x", "y"], capture_output=True, text=True)
+    done = subprocess.run(
+        [str(program), "--config", str(tmp_path / "none"), "fetch", "x", "y"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 126 and done.stderr.startswith("fileforge-wal: ")
 
 

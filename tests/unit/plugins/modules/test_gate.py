@@ -77,9 +77,7 @@ def test_any_change_of_title_or_steps_is_found(plan: Plan, data: st.DataObject) 
     assert refused.value.state["reason"] == "plan_tampered"
 
 
-@pytest.mark.parametrize(
-    "plan", [None, "plan", [], {}, {"title": "a"}, {"title": "a", "steps": None}, {"steps": [1]}]
-)
+@pytest.mark.parametrize("plan", [None, "plan", [], {}, {"title": "a"}, {"title": "a", "steps": None}, {"steps": [1]}])
 def test_what_is_no_plan_is_refused(plan: t.Any) -> None:
     with pytest.raises(Refused):
         Gate.of("Recover", [plan], False)

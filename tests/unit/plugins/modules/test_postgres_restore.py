@@ -91,7 +91,7 @@ class FakeRestore:
     def _act(self, name: str) -> Outcome:
         self.called.append(name)
         if isinstance(self.result, Exception):
-            raise self.result
+            raise t.cast("Exception", self.result)
         return self.result
 
     def check(self) -> Outcome:
