@@ -74,6 +74,11 @@ class Run:
         self.mark.kill(victims)
         assert self.process.wait(RESTORE_SECONDS) != 0, self.output()[-2000:]
 
+    def kill_both(self) -> None:
+        """Kill Ansible and the module: the death of the machine that runs them."""
+        self.mark.kill([*self.mark.controllers(), *self.mark.modules()])
+        self.process.wait(20)
+
     def close(self) -> None:
         """Leave nothing running but the servers."""
         if self.process.poll() is None:
@@ -139,6 +144,7 @@ class World:
 
     def lose_database(self) -> None:
         """New markers and a new target, then the database is destroyed."""
+        self.drill.run_id = uuid.uuid4().hex[:8]
         self.target = self.drill.markers()
         self.drill.destroy_database()
         self.drill.settle()
