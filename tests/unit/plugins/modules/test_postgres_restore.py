@@ -83,16 +83,17 @@ class Ended(Exception):
 
 class FakeRestore:
     called: t.ClassVar[list[str]] = []
-    result: t.ClassVar[Outcome | Exception] = outcome()
+    results: t.ClassVar[dict[str, t.Any]] = {}
 
     def __init__(self, *arguments: object) -> None:
         pass
 
     def _act(self, name: str) -> Outcome:
         self.called.append(name)
-        if isinstance(self.result, Exception):
-            raise t.cast("Exception", self.result)
-        return self.result
+        result = self.results["next"]
+        if isinstance(result, Exception):
+            raise result
+        return t.cast("Outcome", result)
 
     def check(self) -> Outcome:
         return self._act("check")
@@ -105,7 +106,7 @@ class FakeRestore:
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> t.Callable[..., dict[str, t.Any]]:
     def call(result: Outcome | Exception, **arguments: t.Any) -> dict[str, t.Any]:
         FakeRestore.called.clear()
-        monkeypatch.setattr(FakeRestore, "result", result)
+        FakeRestore.results["next"] = result
         monkeypatch.setattr(module, "Restore", FakeRestore)
         monkeypatch.setattr(basic, "_ANSIBLE_ARGS", to_bytes(json.dumps({"ANSIBLE_MODULE_ARGS": {**REQUIRED, **arguments}})))
         monkeypatch.setattr(basic, "_ANSIBLE_PROFILE", "legacy", raising=False)
