@@ -20,7 +20,6 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_lab import LabCommand
-from tests.lab import configuration
 from tests.lab.daemon import wait_until
 from tests.lab.drill import Drill, Played
 from tests.lab.facts import BACKEND, DATABASE, PRIMARY, SECONDARY, WORKER
@@ -78,8 +77,9 @@ class Platform:
         return target.isoformat()
 
     def report(self) -> dict[str, t.Any]:
-        """The latest report."""
-        return json.loads((self.drill.layout.evidence / "latest" / "report.json").read_text())
+        """The latest report; empty when there is none yet."""
+        path = self.drill.layout.evidence / "latest" / "report.json"
+        return json.loads(path.read_text()) if path.exists() else {}
 
 
 def plans_of(played: Played) -> list[str]:
@@ -214,31 +214,33 @@ def test_a_running_server_is_only_stopped_when_told_and_a_changed_world_is_refus
 
 
 def test_a_failed_step_stops_the_rest_and_the_next_run_continues(platform: Platform) -> None:
+    """The first workload does not become ready in time: the second is not restarted, nothing is verified, nothing is reported."""
     drill = platform.drill
     target = platform.target("third")
     drill.destroy()
     drill.settle()
     restarts = platform.restarts()
-    missing = "f" * 40
-    digest, _unused = platform.planned("dr-restore", target_time=target, config_commit=missing)
-    failed = platform.play("dr-restore", target_time=target, config_commit=missing, confirm=digest)
-    assert failed.returncode != 0 and "Check the commit out" in failed.output
+    old = platform.report().get("run_id")
+    digest, _shown = platform.planned("dr-restore", target_time=target)
+    failed = platform.play("dr-restore", target_time=target, confirm=digest, app_restart_timeout=1)
+    assert failed.returncode != 0 and "not complete after 1 s" in failed.output, failed.output
     assert "third-before" in drill.labels(), "the database was restored before"
     drill.prove_files()
-    assert platform.restarts() == restarts, "nothing after the failed step was done"
-    old = platform.report()["run_id"]
+    drill.prove_configuration()
+    assert platform.restarts()[WORKER] == restarts[WORKER] and platform.report().get("run_id") == old
 
     outdated = platform.play("dr-restore", target_time=target, confirm=digest)
     assert outdated.returncode != 0 and "plan_changed" in outdated.output
     rest, shown = platform.planned("dr-restore", target_time=target)
     assert "continued: the database is restored already" in shown.output
-    assert shown.output.count("nothing to do") == 2, "database and files"
+    assert shown.output.count("    nothing to do") == 4, "all but the second workload"
     done = platform.play("dr-restore", target_time=target, confirm=rest)
     assert done.returncode == 0, done.output
-    assert drill.prove_configuration() == configuration.head(drill.layout.repository)
     drill.prove_health()
-    assert all(generation == restarts[name][1] + 1 for name, (_unused, generation) in platform.restarts().items()), "restarted once"
-    assert platform.report()["run_id"] != old
+    assert {name: generation for name, (_id, generation) in platform.restarts().items()} == {
+        name: generation + 1 for name, (_id, generation) in restarts.items()
+    }, "each was restarted once"
+    assert platform.report()["run_id"] != old and platform.report()["status"] != "critical"
     again = platform.play("dr-restore", target_time=target)
     assert (again.returncode, again.changed()) == (0, 0), again.output
 
@@ -260,6 +262,7 @@ def test_a_limit_cannot_leave_the_gate_out(platform: Platform) -> None:
         ({"target_time": "yesterday"}, "not a date and time"),
         ({"target_time": "2020-01-01T00:00:00Z"}, "target_before_backups"),
         ({"target_time": "2099-01-01T00:00:00Z"}, "target_unreachable"),
+        ({"config_commit": "f" * 40, "stop_running": True, "target_time": "latest"}, "not our ref"),
         ({"config_commit": "main", "stop_running": True, "target_time": "latest"}, "is not a full commit"),
     ],
 )
@@ -269,6 +272,16 @@ def test_what_cannot_be_restored_is_refused_and_touches_nothing(platform: Platfo
     assert refused.returncode != 0 and words in refused.output, refused.output
     assert platform.restarts() == before
     assert platform.drill.cluster.execute("SELECT 1", DATABASE) == [(1,)]
+
+
+def test_a_directory_in_place_of_the_checkout_is_refused(platform: Platform) -> None:
+    git = platform.drill.layout.checkout / ".git"
+    away = git.rename(platform.drill.layout.state / "git-away")
+    try:
+        refused = platform.play("dr-restore", target_time=platform.target("fifth"), stop_running=True)
+    finally:
+        away.rename(git)
+    assert refused.returncode != 0 and "is not a git checkout" in refused.output
 
 
 def test_local_changes_of_the_configuration_are_refused_or_kept(platform: Platform) -> None:
