@@ -25,7 +25,7 @@ from tests.lab.s3 import S3Server
 
 MEMORY_LIMIT = 300 * 2**20
 TABLES = 8
-ROW = 160  # bytes of a row on disk, measured with the expression below
+ROW = 144  # bytes of a row on disk, measured with the expression below
 FILL = """
 CREATE TABLE data_{table} AS
 SELECT number, md5(number::text) AS code, repeat(md5((number / 7)::text), 2) AS text, now() AS at
