@@ -130,6 +130,8 @@ class Drill:
             "LAB_DIR": str(self.layout.state),
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
             "ANSIBLE_HOME": str(self.layout.state / "ansible"),
+            "ANSIBLE_REMOTE_TEMP": str(self.layout.state / "ansible" / "tmp"),
+            "ANSIBLE_ASYNC_DIR": str(self.layout.state / "ansible" / "async"),
             "FILEFORGE_EVIDENCE_DIR": str(self.layout.evidence),
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUNBUFFERED": "1",
