@@ -76,17 +76,16 @@ class Lab:
                 if part.healthy():
                     self.say(f"{part.name:14} healthy   {part.where()}")
                     continue
+                if destroyed and isinstance(part, Application):
+                    part.apply()
+                    self.say(f"{part.name:14} DOWN      waits for what is destroyed")
+                    continue
                 try:
                     part.start()
                 except Destroyed as error:
                     destroyed.append(f"{part.name}: {error}")
                     self.say(f"{part.name:14} DESTROYED {error}")
                     continue
-                except TimeoutError:
-                    if destroyed and isinstance(part, Application):
-                        self.say(f"{part.name:14} DOWN      waits for what is destroyed")
-                        continue
-                    raise
                 self.say(f"{part.name:14} started   {part.where()} ({time.monotonic() - began:.1f} s)")
             self.write_facts()
         if destroyed:

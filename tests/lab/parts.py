@@ -353,9 +353,13 @@ class Application(Part):
         except (OSError, ValueError):
             return 0, {}
 
-    def start(self) -> None:
+    def apply(self) -> None:
+        """Tell Kubernetes what should run, without waiting for it."""
         for obj in manifests.objects(self.layout, self.remembered):
             self.kube.apply(obj)
+
+    def start(self) -> None:
+        self.apply()
         try:
             wait_until(self.healthy, 60, "the application to be healthy", every=0.2)
         except TimeoutError as error:
