@@ -102,9 +102,9 @@ class Job:
         return f"cat {progress} 2>/dev/null; echo; echo {SEPARATOR}; head -c 200 {status} 2>/dev/null || true"
 
     def alive_command(self) -> str:
-        """Counts the wrapper's processes, which carry the job's number; the brackets keep the command from finding itself."""
+        """Counts the wrapper's processes by the job's number, unabridged; the brackets keep the command from finding itself."""
         pattern = shlex.quote(f"[{self.id[0]}]{self.id[1:].split('.')[0]}")
-        return f'if p=$(ps -e -o args= 2>/dev/null); then printf "%s\\n" "$p" | grep -c {pattern}; else echo unknown; fi'
+        return f'if p=$(ps -e -ww -o args= 2>/dev/null); then printf "%s\\n" "$p" | grep -c {pattern}; else echo unknown; fi'
 
     def cleanup_command(self) -> str:
         """Removes the job's files, and those that killed runs left a week ago."""

@@ -11,6 +11,7 @@ import pytest
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.cluster import running_server
 
 from tests.integration.restore_source import Source
+from tests.lab.daemon import wait_until
 from tests.lab.place import give, owner
 
 if t.TYPE_CHECKING:
@@ -48,7 +49,8 @@ def test_a_scratch_server_is_stopped_and_removed(run_module: ModuleRunner, sourc
     assert "remove" in planned["diff"]["after"] and running_server(str(directory)) is not None
     done = run_module("postgres_scratch", {**arguments(source, directory), "plan_digest": planned["plan"]["digest"]})
     assert done["changed"] and done["plan"] == planned["plan"]
-    assert left(place) == [] and not Path(f"/proc/{server.pid}").exists()
+    assert left(place) == []
+    wait_until(lambda: not Path(f"/proc/{server.pid}").exists(), 30, "end of the scratch server, and its reaping by init")
     assert source.cluster.execute("SELECT count(*) FROM mark") == [(1,)], "the source was not touched"
     assert not run_module("postgres_scratch", arguments(source, directory))["changed"]
 

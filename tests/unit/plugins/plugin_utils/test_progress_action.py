@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import typing as t
 from pathlib import Path
 
@@ -149,3 +150,17 @@ def test_cleaning_up_removes_its_own_files_and_old_ones_only(job: Job) -> None:
         os.utime(directory / name, (long_ago, long_ago))
     shell(job.cleanup_command())
     assert sorted(path.name for path in directory.iterdir()) == ["fileforge-new.json", "j987.1"]
+
+
+def test_a_narrow_terminal_does_not_hide_the_wrapper() -> None:
+    """``ps`` abridges its lines to COLUMNS, and the job's number stands far to the right."""
+    job = Job("j987654321012.77", "/none/status", "/none/progress")
+    padding = "x" * 300
+    with subprocess.Popen([sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()", padding, job.id],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as wrapper:  # fmt: skip
+        wrapper.stdout.readline()
+        counted = subprocess.run(["/bin/sh", "-c", job.alive_command()], env={**os.environ, "COLUMNS": "80"}, capture_output=True,
+                                 text=True, check=False)  # fmt: skip
+        assert counted.stdout.strip() == "1"
+    counted = subprocess.run(["/bin/sh", "-c", job.alive_command()], capture_output=True, text=True, check=False)
+    assert counted.stdout.strip() == "0"
