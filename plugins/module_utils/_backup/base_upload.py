@@ -116,7 +116,7 @@ def reserved(store: Store, prefix: str, started: datetime.datetime) -> t.Iterato
                 continue
             with contextlib.ExitStack() as attempt:
                 upload = attempt.enter_context(store.multipart(names.data, metadata=METADATA))
-                if _first(store, names, upload) and not _taken(store, names):
+                if _alone(store, names, upload) and not _taken(store, names):
                     stack.push(attempt.pop_all())
                     break
         else:
@@ -128,11 +128,13 @@ def _taken(store: Store, names: Names) -> bool:
     return any(True for _item in store.list(f"{names.data[: -len('tar.gz')]}"))
 
 
-def _first(store: Store, names: Names, upload: MultipartUpload) -> bool:
-    """Whether no other upload of this key began before: of several at the same time, one goes on."""
+def _alone(store: Store, names: Names, upload: MultipartUpload) -> bool:
+    """Whether no other upload has this key. Who began first cannot be told: services date uploads by whole seconds.
+
+    Of two at the same time both may give way; each then tries the next name.
+    """
     try:
         running = store.running_uploads(names.data)
     except OpsError:
         return True  # the credentials may not list uploads, or the service cannot: finished backups are still seen
-    mine = [item for item in running if item.upload_id == upload.upload_id]
-    return not mine or min(running) == mine[0]
+    return all(item.upload_id == upload.upload_id for item in running)
