@@ -25,6 +25,22 @@ from tests.lab.s3 import S3Server
 
 Arguments = t.Mapping[str, t.Any]
 
+LONGEST = ("playbooks", "test_dr_restore", "test_postgres_restore", "test_drill")
+"""Groups of tests that begin first, so that none of them is alone at the end."""
+
+
+def group_of(item: pytest.Item) -> str:
+    """Tests that share fixtures, and so run one after the other in one process: those of a file, and all playbooks of one lab."""
+    return "playbooks" if item.path.parent.name == "playbooks" else item.path.stem
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the groups for ``--dist loadgroup``; the longest come first."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+    rank = {group: place for place, group in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(group_of(item), len(rank)))
+
 
 @pytest.fixture(scope="session")
 def session_place() -> t.Iterator[Path]:
@@ -120,21 +136,17 @@ class ModuleRun:
             )
 
     def _playbook(self, arguments: Arguments, interpreter: str) -> list[dict[str, t.Any]]:
-        run = {"name": "Run", f"fileforge.ops.{self.name}": dict(arguments), "register": "outcome", "ignore_errors": True}
-        keep = {
-            "name": "Keep the result",
-            "ansible.builtin.copy": {"content": "{{ outcome | to_json }}", "dest": str(self.result_file), "mode": "0600"},
-            "check_mode": False,
-            "diff": False,
-        }
-        play = {"name": "One module", "hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [run, keep]}
+        run = {"name": "Run", f"fileforge.ops.{self.name}": dict(arguments), "ignore_errors": True}
+        play = {"name": "One module", "hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [run]}
         return [{**play, "vars": {"ansible_python_interpreter": interpreter}}]
 
     def _environment(self) -> dict[str, str]:
         return {
             **self.mark.environment,
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_CALLBACKS_ENABLED": "ansible.builtin.default",  # no journal
+            "ANSIBLE_CALLBACK_PLUGINS": str(Path(__file__).parent / "callback"),
+            "ANSIBLE_CALLBACKS_ENABLED": "keep_result",  # no journal
+            "KEEP_RESULT": str(self.result_file),
             "ANSIBLE_HOME": str(self.directory / "ansible"),
             "ANSIBLE_ASYNC_DIR": str(self.directory / "async"),
             "ANSIBLE_LOCALHOST_WARNING": "false",
