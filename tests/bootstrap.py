@@ -8,6 +8,7 @@ With the argument ``molecule`` it also installs what makes systemd hosts.
 Idempotent: a stamp holds a hash of all that the environment was made from.
 """
 
+import contextlib
 import glob
 import hashlib
 import os
@@ -20,6 +21,7 @@ VENV = os.path.join(ROOT, ".venv")
 STAMP = os.path.join(VENV, "made-from")
 REQUIREMENTS = [os.path.join(ROOT, "requirements", name) for name in ("dev.txt", "postgresql-18.txt")]
 DEBIAN = [os.path.join(ROOT, "requirements", name) for name in ("debian.txt", "debian-molecule.txt")]
+POLICY = "/usr/sbin/policy-rc.d"
 MINORS = range(14, 10, -1)
 # The base interpreter: a virtual environment (perhaps our own, which make puts first on PATH) is no ground to build on.
 PROBE = "import ensurepip, ssl, venv, sys; print(*sys.version_info[:2], getattr(sys, '_base_executable', sys.executable))"
@@ -86,15 +88,31 @@ def install_packages():
         raise SystemExit("setup: missing on this machine: {}\n  As root: {}".format(" ".join(missing), " ".join(command)))
     say("setup: installing {}".format(" ".join(missing)))
     environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
-    for argv in (["apt-get", "update", "-qq"], command):
-        done = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-        if done.returncode != 0:
-            raise SystemExit("setup: {} failed:\n{}".format(" ".join(argv), done.stdout[-3000:]))
+    with no_services():
+        for argv in (["apt-get", "update", "-qq"], command):
+            done = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+            if done.returncode != 0:
+                raise SystemExit("setup: {} failed:\n{}".format(" ".join(argv), done.stdout[-3000:]))
 
 
-def fingerprint(python):
-    """Hash of the interpreter, this file and the pins."""
-    digest = hashlib.sha256(python.encode())
+@contextlib.contextmanager
+def no_services():
+    """Meanwhile no package starts a service, because some would listen beyond loopback; Debian's policy-rc.d decides that."""
+    made = None
+    if not os.path.lexists(POLICY):
+        made = os.open(POLICY, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o755)
+        os.write(made, b"#!/bin/sh\nexit 101\n")
+        os.close(made)
+    try:
+        yield
+    finally:
+        if made is not None:
+            os.unlink(POLICY)
+
+
+def fingerprint():
+    """Hash of this file and the pins."""
+    digest = hashlib.sha256()
     for path in [*REQUIREMENTS, os.path.abspath(__file__)]:
         with open(path, "rb") as stream:
             digest.update(stream.read())
@@ -109,25 +127,46 @@ def pip(*arguments):
         raise SystemExit("setup: {} failed:\n{}".format(" ".join(argv), done.stdout[-4000:]))
 
 
+def made_from():
+    """Interpreter and fingerprint of the environment that is there."""
+    if not os.path.exists(STAMP):
+        return "", ""
+    with open(STAMP, encoding="utf-8") as stream:
+        return tuple((stream.read() + "\n").split("\n")[:2])
+
+
 def make_environment():
-    """Make .venv anew unless it was made from the same things."""
+    """Make .venv, anew for another interpreter, or bring it up to the pins."""
     python, version = usable_python()
-    wanted = fingerprint(python)
-    if os.path.exists(STAMP):
-        with open(STAMP, encoding="utf-8") as stream:
-            if stream.read() == wanted:
-                return
-    say(f"setup: making .venv with Python {version} ({python})")
-    shutil.rmtree(VENV, ignore_errors=True)
-    subprocess.run([python, "-m", "venv", VENV], check=True)
+    wanted = (python, fingerprint())
+    found = made_from()
+    if found == wanted:
+        return
+    if found[0] == python:
+        say("setup: bringing .venv up to date")
+    else:
+        say(f"setup: making .venv with Python {version} ({python})")
+        shutil.rmtree(VENV, ignore_errors=True)
+        subprocess.run([python, "-m", "venv", VENV], check=True)
     pip("install", "-q", "-r", REQUIREMENTS[0])
     site = subprocess.run(
         [os.path.join(VENV, "bin", "python"), "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"],
         stdout=subprocess.PIPE, text=True, check=True,
     ).stdout.strip()  # fmt: skip
-    pip("install", "-q", "--no-deps", "--only-binary=:all:", "--python-version=3.12", "--target", site, "-r", REQUIREMENTS[1])
+    pip(
+        "install",
+        "-q",
+        "--upgrade",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--python-version=3.12",
+        "--target",
+        site,
+        "-r",
+        REQUIREMENTS[1],
+    )
     with open(STAMP, "w", encoding="utf-8") as stream:
-        stream.write(wanted)
+        stream.write("\n".join(wanted))
 
 
 if __name__ == "__main__":
