@@ -18,8 +18,6 @@ import grp
 import hashlib
 import os
 import pwd
-import signal
-import threading
 import time
 import typing as t
 
@@ -41,6 +39,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._plan import Plan, S
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres import wal
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.connection import PostgresOptions, query
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.manifest import Manifest, ManifestFile, WalRange
+from ansible_collections.fileforge.ops.plugins.module_utils._process import interruptible
 from ansible_collections.fileforge.ops.plugins.module_utils._progress import Progress
 from ansible_collections.fileforge.ops.plugins.module_utils._time import iso, now
 
@@ -49,7 +48,6 @@ if t.TYPE_CHECKING:
 
 SHOWN_FAILURES = 10
 MADE_MODE = 0o600
-SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 HEARTBEAT = 20.0
 """Seconds between looks whether the server still knows of the backup."""
 
@@ -86,23 +84,13 @@ class BackupOptions:
             raise InvalidOption("label", self.label, "must be printable text of 1 to 1024 bytes")
 
 
-class Interrupted(OpsError):
-    """The process was told to end."""
-
-    code = "interrupted"
-
-
-class _Signalled(BaseException):
-    """A signal, on its way out; nothing that handles errors holds it up."""
-
-
 def run_backup(
     store: Store, postgres: PostgresOptions, options: BackupOptions, *, check_mode: bool, progress: Progress
 ) -> dict[str, t.Any]:
     """Take a backup unless a young enough one is there; the module's result."""
     options.check()
     store.check_bucket()
-    with _interruptible(), base_server.session(postgres) as connection:
+    with interruptible("nothing was kept of the backup"), base_server.session(postgres) as connection:
         server = base_server.look(connection)
         base_server.check_server(connection, server)
         tablespaces = base_server.tablespaces_of(connection)
@@ -175,28 +163,6 @@ def _trees(
         (space, base_files.tablespace_tree(space.location, server.version_directory)) for space in tablespaces
     ]
     return [*trees, (None, base_files.data_tree(server.data_directory, [space.location for space in tablespaces]))]
-
-
-@contextlib.contextmanager
-def _interruptible() -> t.Iterator[None]:
-    """SIGTERM and SIGHUP end the work in good order: uploads aborted, backup session closed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, _frame: object) -> t.NoReturn:
-        for other in SIGNALS:
-            signal.signal(other, signal.SIG_IGN)  # cleaning up is not to be interrupted again
-        raise _Signalled(signal.Signals(number).name)
-
-    before = {number: signal.signal(number, interrupt) for number in SIGNALS}
-    try:
-        yield
-    except _Signalled as error:
-        raise Interrupted(f"ended by {error}; nothing was kept of the backup") from error
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -14,10 +14,11 @@ import datetime
 import typing as t
 
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.base_backups import BackupFacts, BaseBackup, list_backups
+from ansible_collections.fileforge.ops.plugins.module_utils._backup.dumps import Dump, list_dumps
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.wal_chain import Chain, build_chain
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.wal_store import StoredSegment, WalStore
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption, OpsError, Refused
-from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import ObjectInfo, Store
+from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import Store
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres import wal
 from ansible_collections.fileforge.ops.plugins.module_utils._time import iso
 
@@ -91,7 +92,7 @@ class RecoveryPlan:
 class Catalog:
     """Everything of one source below one prefix of a bucket, as it was when it was listed."""
 
-    def __init__(self, store: Store, prefix: str, walstore: WalStore, backups: list[BaseBackup], dumps: list[ObjectInfo]) -> None:
+    def __init__(self, store: Store, prefix: str, walstore: WalStore, backups: list[BaseBackup], dumps: list[Dump]) -> None:
         self.store = store
         self.prefix = prefix
         self.wal = walstore
@@ -102,8 +103,7 @@ class Catalog:
     def load(cls, store: Store, prefix: str = "") -> Catalog:
         """List the bucket. Raises NotFound (bucket), AccessDenied or Unavailable: an empty catalog means an empty place."""
         walstore = WalStore.load(store, prefix)
-        dumps = [item for item in store.list(f"{prefix}database/") if item.key.endswith((".sql.gz", ".dump"))]
-        return cls(store, prefix, walstore, list_backups(store, walstore, prefix), dumps)
+        return cls(store, prefix, walstore, list_backups(store, walstore, prefix), list_dumps(store, prefix))
 
     @property
     def segments(self) -> dict[int, dict[int, StoredSegment]]:

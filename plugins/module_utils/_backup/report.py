@@ -98,8 +98,7 @@ class Report:
 
     def dumps(self) -> list[dict[str, t.Any]]:
         """Dumps, newest last."""
-        found = [{"key": item.key, "bytes": item.size, "modified": iso(item.last_modified)} for item in self._catalog.dumps]
-        return sorted(found, key=lambda item: str(item["modified"]))
+        return sorted((dump.as_dict() for dump in self._catalog.dumps), key=lambda item: str(item["modified"]))
 
     def checks(self) -> list[Check]:
         """All of them; what could not be looked at is unknown."""

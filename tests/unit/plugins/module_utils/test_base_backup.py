@@ -5,8 +5,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
 import struct
 
 import pytest
@@ -164,15 +162,6 @@ def test_only_one_backup_of_a_directory_at_a_time(tmp_path):
     with base_backup._only_one(str(tmp_path)):
         pass
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_signals_become_errors_and_handlers_come_back(number):
-    before = signal.getsignal(number)
-    with pytest.raises(base_backup.Interrupted, match=signal.Signals(number).name), base_backup._interruptible():
-        os.kill(os.getpid(), number)
-        signal.pause()
-    assert signal.getsignal(number) is before
 
 
 class Bucket:
