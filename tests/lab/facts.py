@@ -25,6 +25,7 @@ DATABASE = "fileforge"
 TABLESPACE = "fileforge_slow"
 PRIMARY = "fileforge-backups"
 SECONDARY = "fileforge-backups-secondary"
+PORTS = ["postgres", "redis", "kube", "api", "backend", "worker", "prometheus", "node_exporter"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Remembered:
         if not file.exists():
             write_private(file, {"database": secrets.token_hex(16), "redis": secrets.token_hex(16)})
         passwords = json.loads(file.read_text(encoding="utf-8"))
-        ports = remembered(layout.state / "ports.json", ["postgres", "redis", "kube", "api", "backend", "worker"])
+        ports = remembered(layout.state / "ports.json", PORTS)
         return cls(ports, passwords["database"], passwords["redis"])
 
 
@@ -127,15 +128,24 @@ def wal_interpreter() -> str:
     raise PlaceError(f"user {owner()} has no Python with boto3: install the distribution's package python3-boto3")
 
 
+PROGRAMS = (
+    ("redis-server", "redis-server"),
+    ("git", "git"),
+    ("prometheus", "prometheus"),
+    ("prometheus-node-exporter", "prometheus-node-exporter"),
+)
+"""Programs and their packages."""
+
+
 def missing_programs() -> list[str]:
     """What the lab needs and this machine does not have; a sentence for each."""
     problems = []
-    for program, package in (("redis-server", "redis-server"), ("git", "git")):
+    for program, package in PROGRAMS:
         if shutil.which(program) is None:
             problems.append(f"{program} is not installed: apt-get install {package}")
     if not any(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
         problems.append("PostgreSQL is not installed: apt-get install postgresql")
-    for module in ("boto3", "psycopg", "redis", "celery", "aiohttp", "ansible"):
+    for module in ("boto3", "psycopg", "redis", "celery", "aiohttp", "ansible", "prometheus_client"):
         if subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, check=False).returncode != 0:
             problems.append(f"{sys.executable} has no {module}: run make setup, and start the lab with make lab-up")
     return problems

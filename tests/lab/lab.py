@@ -31,6 +31,7 @@ from tests.lab.facts import (
     wal_interpreter,
     write_private,
 )
+from tests.lab.monitoring import Monitoring
 from tests.lab.parts import PARTS, Application, Destroyed, Kubernetes, ObjectStore, Part, Postgres, tagged
 from tests.lab.place import PlaceError, give, state_directory
 
@@ -45,7 +46,7 @@ class Lab:
         self.layout = Layout(state or state_directory())
         self.layout.run.mkdir(exist_ok=True)
         self.remembered = Remembered.load(self.layout)
-        self.parts: list[Part] = [part(self.layout, self.remembered) for part in PARTS]
+        self.parts: list[Part] = [part(self.layout, self.remembered) for part in (*PARTS, Monitoring)]
         self.say = say
 
     def part(self, kind: type[P]) -> P:
@@ -198,6 +199,7 @@ class Lab:
                 "namespace": NAMESPACE,
                 "deployments": [BACKEND, WORKER],
             },
+            "prometheus": {"url": self.part(Monitoring).url, "node_exporter_url": self.part(Monitoring).exporter_url},
             "app": {"url": self.part(Application).url, "health_url": f"{self.part(Application).url}/health"},
         }
 

@@ -1,6 +1,9 @@
 # Copyright (c) FileForge operations
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The HTTP API: /health looks at everything it stands on, /live only at itself, /api/files lists and serves files."""
+"""The HTTP API: /health looks at everything it stands on, /live only at itself, /api/files lists and serves files.
+
+/metrics tells Prometheus how many requests were answered with what, how long that took, and how long the queue is.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import time
 import typing as t
 import urllib.parse
 
+from tests.lab.app import metrics
 from tests.lab.app.settings import Settings
 
 PORT = 8080
@@ -58,10 +62,22 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     settings: t.ClassVar[Settings]
+    answered = 500
 
     def do_GET(self) -> None:
-        """Answer a request."""
+        """Answer a request, and count it."""
         address = urllib.parse.urlsplit(self.path)
+        if address.path == "/metrics":
+            self._answer(200, metrics.CONTENT_TYPE, metrics.exposition())
+            return
+        started = time.monotonic()
+        self.answered = 500
+        try:
+            self._route(address)
+        finally:
+            metrics.count(self.command, address.path, self.answered, time.monotonic() - started)
+
+    def _route(self, address: urllib.parse.SplitResult) -> None:
         if address.path == "/live":
             self._json(200, {"status": "ok"})
         elif address.path == "/health":
@@ -94,6 +110,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self._answer(status, "application/json", json.dumps(body).encode())
 
     def _answer(self, status: int, content_type: str, body: bytes) -> None:
+        self.answered = status
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
@@ -116,6 +133,7 @@ class Server(http.server.ThreadingHTTPServer):
 def main() -> None:
     """Serve until killed."""
     Handler.settings = Settings.load()
+    metrics.measure_queue(Handler.settings)
     address = (os.environ.get("POD_IP", "127.0.0.1"), int(os.environ.get("FILEFORGE_PORT", PORT)))
     with Server(address, Handler) as server:
         print(f"listening on {address[0]}:{server.server_address[1]}, revision {Handler.settings.revision}", flush=True)

@@ -1,6 +1,6 @@
 # Copyright (c) FileForge operations
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The Celery worker: takes tasks from the queue; /ready answers once it consumes."""
+"""The Celery worker: takes tasks from the queue; /ready answers once it consumes, /metrics counts its tasks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import typing as t
 import celery
 from celery.signals import worker_ready
 
+from tests.lab.app import metrics
 from tests.lab.app.settings import Settings
 
 PORT = 8081
@@ -45,9 +46,12 @@ class Ready(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """The worker consumes: this server is started by that event."""
+        body = metrics.exposition() if self.path == "/metrics" else b""
         self.send_response(200)
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Type", metrics.CONTENT_TYPE)
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, format: str, *args: t.Any) -> None:
         """Probes are not logged."""
@@ -56,6 +60,7 @@ class Ready(http.server.BaseHTTPRequestHandler):
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def serve(**_details: t.Any) -> None:
     """Open the probe's port when the worker has connected to the broker."""
+    metrics.measure_worker()
     address = (os.environ.get("POD_IP", "127.0.0.1"), int(os.environ.get("FILEFORGE_PORT", PORT)))
     server = http.server.ThreadingHTTPServer(address, Ready)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -17,7 +17,7 @@ import uuid
 import yaml
 from aiohttp import web
 
-from . import creation, defaults, deletion, discovery, errors, logs, managed, metrics, patch, resources, settings, tables
+from . import creation, defaults, deletion, discovery, errors, logs, managed, metrics, patch, resources, settings, tables, targets
 from .auth import Tokens, User
 from .errors import ApiError
 from .kubelet import Kubelet
@@ -122,6 +122,8 @@ class Api:
         try:
             if request.path in ("/healthz", "/readyz", "/livez"):
                 return web.Response(text="ok")
+            if request.path == targets.PATH:
+                return web.json_response(targets.targets(self._store))
             user = self._tokens.user(request.headers.get("Authorization", ""))
             about = self._about(request)
             if about is not None:
