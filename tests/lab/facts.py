@@ -68,6 +68,11 @@ class Layout:
         return self.state / "kubeconfig"
 
     @property
+    def tls(self) -> Path:
+        """Of pebble, nginx and certbot."""
+        return self.state / "tls"
+
+    @property
     def wal(self) -> Path:
         return self.state / "wal"
 
@@ -131,6 +136,10 @@ def wal_interpreter() -> str:
 PROGRAMS = (
     ("redis-server", "redis-server"),
     ("git", "git"),
+    ("/usr/sbin/nginx", "nginx"),
+    ("certbot", "certbot"),
+    ("pebble", "pebble"),
+    ("pebble-challtestsrv", "pebble"),
     ("prometheus", "prometheus"),
     ("prometheus-node-exporter", "prometheus-node-exporter"),
 )

@@ -32,8 +32,9 @@ from tests.lab.facts import (
     write_private,
 )
 from tests.lab.monitoring import Monitoring
-from tests.lab.parts import PARTS, Application, Destroyed, Kubernetes, ObjectStore, Part, Postgres, tagged
+from tests.lab.parts import PARTS, Application, Destroyed, Kubernetes, ObjectStore, Part, Postgres, Web, tagged
 from tests.lab.place import PlaceError, give, state_directory
+from tests.lab.tls import NAME
 
 Say = t.Callable[[str], None]
 P = t.TypeVar("P", bound=Part)
@@ -200,7 +201,26 @@ class Lab:
                 "deployments": [BACKEND, WORKER],
             },
             "prometheus": {"url": self.part(Monitoring).url, "node_exporter_url": self.part(Monitoring).exporter_url},
+            "tls": self._tls(),
             "app": {"url": self.part(Application).url, "health_url": f"{self.part(Application).url}/health"},
+        }
+
+    def _tls(self) -> dict[str, t.Any]:
+        server = self.part(Web).server
+        paths = server.paths
+        return {
+            "name": NAME,
+            "host": "127.0.0.1",
+            "port": paths.ports["https"],
+            "url": server.url,
+            "directory_url": paths.directory_url,
+            "directory_ca": str(paths.listener / "fullchain.pem"),
+            "trusted": str(paths.trusted),
+            "certbot_directory": str(paths.certbot),
+            "webroot": str(paths.webroot),
+            "link": str(paths.link),
+            "test_command": server.command("-t", "-q"),
+            "reload_command": server.command("-s", "reload"),
         }
 
 

@@ -23,6 +23,7 @@ from tests.lab.daemon import Daemon, start_time, wait_until
 from tests.lab.facts import BACKEND, DATABASE, PRIMARY, QUEUE, SECONDARY, TABLESPACE, WORKER, Layout, Remembered
 from tests.lab.postgres import PostgresCluster
 from tests.lab.s3 import REGION, S3Server
+from tests.lab.tls import Authority, WebServer
 
 
 class Destroyed(Exception):
@@ -370,6 +371,50 @@ class Application(Part):
         return f"{self.url}/health"
 
 
+class CertificateAuthority(Part):
+    """The ACME server and the name server that it asks."""
+
+    name = "authority"
+
+    def __init__(self, layout: Layout, remembered: Remembered) -> None:
+        super().__init__(layout, remembered)
+        self.server = Authority(layout.tls, manifests.environment(layout))
+
+    def healthy(self) -> bool:
+        return self.server.healthy()
+
+    def start(self) -> None:
+        self.server.start()
+
+    def stop(self) -> None:
+        self.server.stop()
+
+    def where(self) -> str:
+        return self.server.paths.directory_url
+
+
+class Web(Part):
+    """nginx, which serves the API over TLS."""
+
+    name = "nginx"
+
+    def __init__(self, layout: Layout, remembered: Remembered) -> None:
+        super().__init__(layout, remembered)
+        self.server = WebServer(layout.tls, f"http://127.0.0.1:{remembered.ports['api']}", manifests.environment(layout))
+
+    def healthy(self) -> bool:
+        return self.server.healthy()
+
+    def start(self) -> None:
+        self.server.start()
+
+    def stop(self) -> None:
+        self.server.stop()
+
+    def where(self) -> str:
+        return self.server.url
+
+
 PARTS: tuple[type[Part], ...] = (  # stopped in reverse: PostgreSQL archives its last WAL while it stops
     ObjectStore,
     Replicator,
@@ -379,6 +424,8 @@ PARTS: tuple[type[Part], ...] = (  # stopped in reverse: PostgreSQL archives its
     Uploads,
     Writer,
     Kubernetes,
+    CertificateAuthority,
+    Web,
     Application,
 )
 
