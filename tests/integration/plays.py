@@ -126,15 +126,22 @@ class Playbook:
     def run_on_terminal(
         self, prompt: str, answer: str, *arguments: str, env: t.Mapping[str, str] | None = None, timeout: float = 60
     ) -> Ended:
-        """Run on a pseudo terminal and type the answer when the prompt is shown."""
+        """Run on a pseudo terminal and type the answer when the prompt is shown.
+
+        Typed again after a while, as a person would: Ansible throws away what it gets between showing a prompt and reading keys.
+        """
         pid, terminal = pty.fork()
         if pid == 0:
             os.chdir(ROOT)
             command = self.argv(*arguments)
             os.execve(command[0], command, self.environment(env))
-        seen, typed, end = "", False, time.monotonic() + timeout
+        seen, end, again = "", time.monotonic() + timeout, 0.0
         try:
             while time.monotonic() < end:
+                if prompt in seen and time.monotonic() >= again and reads_keys(terminal):
+                    with contextlib.suppress(OSError):  # it may have ended meanwhile
+                        os.write(terminal, f"{answer}\r".encode())
+                    again = time.monotonic() + 3
                 if not select.select([terminal], [], [], 0.2)[0]:
                     continue
                 try:
@@ -144,9 +151,6 @@ class Playbook:
                 if not chunk:
                     break
                 seen += chunk.decode(errors="replace")
-                if prompt in seen and not typed and reads_keys(terminal):
-                    os.write(terminal, f"{answer}\r".encode())
-                    typed = True
             else:
                 os.kill(pid, signal.SIGKILL)
         finally:
