@@ -4,15 +4,23 @@
 
 from __future__ import annotations
 
-import html
-import re
 import typing as t
 
-from ansible_collections.fileforge.ops.plugins.module_utils._evidence.style import PAGE
+from ansible_collections.fileforge.ops.plugins.module_utils._evidence.style import CONTENT
+from ansible_collections.fileforge.ops.plugins.module_utils._markup import (
+    WORDS,
+    badge,
+    clock,
+    html_pairs,
+    html_table,
+    markdown_cell,
+    markdown_table,
+    text,
+)
+from ansible_collections.fileforge.ops.plugins.module_utils._page import page
 from ansible_collections.fileforge.ops.plugins.module_utils._plan import human_bytes, plan_lines
 from ansible_collections.fileforge.ops.plugins.module_utils._time import duration_text
 
-WORDS = {"ok": "OK", "warning": "WARNING", "critical": "CRITICAL", "unknown": "UNKNOWN"}
 VERDICTS = {True: "met", False: "missed", None: "not known"}
 TIME_NAMES = {
     "disaster_time": "Disaster",
@@ -23,14 +31,6 @@ TIME_NAMES = {
     "restored_time": "Service verified",
 }
 Report = t.Dict[str, t.Any]
-
-
-def clock(value: t.Any) -> str:
-    """``2026-11-23 14:05:00.123 UTC`` for an ISO time of a report."""
-    match = re.fullmatch(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)\.(\d{3})\d{3}\+00:00", str(value))
-    if match is None:
-        return str(value)
-    return f"{match[1]} {match[2]}{'' if match[3] == '000' else f'.{match[3]}'} UTC"
 
 
 def sorted_times(report: Report) -> list[tuple[str, str]]:
@@ -71,17 +71,6 @@ def phase_name(phase: Report) -> str:
 # Markdown
 
 
-def _cell(value: t.Any) -> str:
-    text = html.escape(str(value), quote=False).replace("\\", "\\\\").replace("|", "\\|").replace("`", "\\`")
-    text = re.sub(r"([*_\[\]#~])", r"\\\1", text)
-    return re.sub(r"\s+", " ", "".join(letter if letter.isprintable() else " " for letter in text)).strip()
-
-
-def _table(heads: t.Sequence[str], rows: t.Iterable[t.Sequence[t.Any]]) -> list[str]:
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    return [*lines, *(f"| {' | '.join(_cell(value) for value in row)} |" for row in rows), ""]
-
-
 def _code(lines: t.Iterable[str]) -> list[str]:
     safe = ["".join(letter if letter.isprintable() else "?" for letter in line) for line in lines]
     return [*(f"    {line}" for line in safe), ""]
@@ -95,7 +84,7 @@ def _markdown_measures(report: Report) -> list[str]:
         rows.append(
             (name, span_text(measure["seconds"]), duration_text(measure["objective"]), VERDICTS[measure["met"]], measure["basis"])
         )
-    return _table(("", "measured", "objective", "verdict", "from"), rows)
+    return markdown_table(("", "measured", "objective", "verdict", "from"), rows)
 
 
 def _markdown_forecast(report: Report) -> list[str]:
@@ -105,7 +94,7 @@ def _markdown_forecast(report: Report) -> list[str]:
         ("Largest WAL backlog that still meets the RTO", size_text(forecast["largest_wal_backlog_bytes"])),
         *(_input_row(name, value) for name, value in forecast["inputs"].items()),
     ]
-    return [*_table(("", ""), rows), *_code(f"{name} = {text}" for name, text in forecast["formula"].items())]
+    return [*markdown_table(("", ""), rows), *_code(f"{name} = {text}" for name, text in forecast["formula"].items())]
 
 
 def _input_row(name: str, value: float | None) -> tuple[str, str]:
@@ -117,7 +106,7 @@ def _input_row(name: str, value: float | None) -> tuple[str, str]:
 def _markdown_plans(report: Report) -> list[str]:
     lines: list[str] = []
     for plan in report["plans"]:
-        lines += [f"**{_cell(plan.get('title', 'Plan'))}**, digest {_cell(plan.get('digest', ''))}", ""]
+        lines += [f"**{markdown_cell(plan.get('title', 'Plan'))}**, digest {markdown_cell(plan.get('digest', ''))}", ""]
         lines += _code([*safe_plan_lines(plan), *(f"  note: {note}" for note in plan.get("notes") or [])])
     return lines or ["No plan was given.", ""]
 
@@ -135,7 +124,7 @@ def _markdown_journal(report: Report) -> list[str]:
     if section is None:
         return ["No journal was given.", ""]
     state = "holds" if section["ok"] else f"is broken at line {section['broken_line']}: {section['problem']}"
-    lines = _table(
+    lines = markdown_table(
         ("", ""),
         [
             ("journal", section["path"]),
@@ -149,7 +138,7 @@ def _markdown_journal(report: Report) -> list[str]:
         (clock(step["started"]), step["host"], step["task"], step["status"], f"{float(step['seconds'] or 0):.1f}")
         for step in section["steps"]
     ]
-    return [*lines, *_table(("started", "host", "task", "status", "seconds"), rows)]
+    return [*lines, *markdown_table(("started", "host", "task", "status", "seconds"), rows)]
 
 
 def render_markdown(report: Report) -> str:
@@ -159,14 +148,14 @@ def render_markdown(report: Report) -> str:
     phases = [(phase_name(phase), f"{phase['seconds']:.1f}", amount_text(phase)) for phase in report["phases"]]
     assertions = [("ok" if item["ok"] else "FAILED", item["name"], item["detail"]) for item in report["assertions"]]
     evidence = [(item["path"], item.get("size", ""), item.get("sha256", item.get("error", ""))) for item in report["evidence"]]
-    lines = [f"# {_cell(report['title'])}", "", f"**{WORDS[report['status']]}**, run {_cell(report['run_id'])}", ""]
-    lines += ["## Objectives", "", *_markdown_measures(report), *_table(("time", ""), times)]
-    lines += ["## Checks", "", *_table(("status", "check", "", "next"), _check_rows(report))]
-    lines += ["## Phases", "", *_table(("phase", "seconds", "done"), [*phases, ("all", f"{total:.1f}", "")])]
-    lines += ["## Assertions", "", *_table(("", "what", "found"), assertions)]
+    lines = [f"# {markdown_cell(report['title'])}", "", f"**{WORDS[report['status']]}**, run {markdown_cell(report['run_id'])}", ""]
+    lines += ["## Objectives", "", *_markdown_measures(report), *markdown_table(("time", ""), times)]
+    lines += ["## Checks", "", *markdown_table(("status", "check", "", "next"), _check_rows(report))]
+    lines += ["## Phases", "", *markdown_table(("phase", "seconds", "done"), [*phases, ("all", f"{total:.1f}", "")])]
+    lines += ["## Assertions", "", *markdown_table(("", "what", "found"), assertions)]
     lines += ["## Plan", "", *_markdown_plans(report)]
     lines += ["## Forecast", "", *_markdown_forecast(report)]
-    lines += ["## Evidence", "", *_table(("file", "bytes", "SHA-256"), evidence), *_markdown_journal(report)]
+    lines += ["## Evidence", "", *markdown_table(("file", "bytes", "SHA-256"), evidence), *_markdown_journal(report)]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
@@ -175,27 +164,6 @@ def _check_rows(report: Report) -> list[tuple[str, str, str, str]]:
 
 
 # HTML
-
-
-def text(value: t.Any) -> str:
-    """Any value as HTML text, with what cannot be printed made visible."""
-    shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in str(value))
-    return html.escape(shown, quote=True)
-
-
-def _badge(status: str) -> str:
-    return f'<span class="badge {status}">{WORDS[status]}</span>'
-
-
-def _rows(heads: t.Sequence[str], rows: t.Iterable[t.Sequence[str]], kind: str = "") -> str:
-    """A table of HTML cells; each cell knows its heading for narrow screens."""
-    head = "".join(f"<th scope=col>{text(name)}</th>" for name in heads)
-    body = "".join(
-        "<tr>" + "".join(f'<td data-label="{text(name)}">{value}</td>' for name, value in zip(heads, row)) + "</tr>" for row in rows
-    )
-    return (
-        f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>' if body else "<p class=none>None.</p>"
-    )
 
 
 def _measure_card(name: str, measure: Report) -> str:
@@ -276,7 +244,7 @@ def _forecast(report: Report) -> str:
         )
     )
     formula = "".join(f"<li><code>{text(name)} = {text(value)}</code></li>" for name, value in forecast["formula"].items())
-    inputs = _pairs(_input_row(name, value) for name, value in forecast["inputs"].items())
+    inputs = html_pairs(_input_row(name, value) for name, value in forecast["inputs"].items())
     return (
         f'<div class="cards">{cards}</div><details open><summary>Formula and inputs</summary>'
         f"<ul class=formula>{formula}</ul>{inputs}</details>"
@@ -290,7 +258,7 @@ def _journal(report: Report) -> str:
     state = "holds" if section["ok"] else f"is broken at line {section['broken_line']}: {section['problem']}"
     facts = [("journal", section["path"]), ("chain", f"{section['lines']} lines, {state}"), ("last hash", section["head"])]
     facts += [*section["who"].items(), *section["why"].items()]
-    steps = _rows(
+    steps = html_table(
         ("started", "host", "task", "status", "seconds"),
         [
             (
@@ -304,17 +272,13 @@ def _journal(report: Report) -> str:
         ],
         "wide",
     )
-    return f"{_pairs(facts)}<details><summary>{len(section['steps'])} steps</summary>{steps}</details>"
-
-
-def _pairs(rows: t.Iterable[tuple[t.Any, t.Any]]) -> str:
-    return "<dl>" + "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in rows) + "</dl>"
+    return f"{html_pairs(facts)}<details><summary>{len(section['steps'])} steps</summary>{steps}</details>"
 
 
 def render_html(report: Report) -> str:
     """The report as one self-contained page."""
     checks = [
-        (_badge(check["status"]), f"<code>{text(check['id'])}</code>", text(check["summary"]), text(check["hint"]))
+        (badge(check["status"]), f"<code>{text(check['id'])}</code>", text(check["summary"]), text(check["hint"]))
         for check in report["checks"]
     ]
     hinted = any(check["hint"] for check in report["checks"])
@@ -335,16 +299,16 @@ def render_html(report: Report) -> str:
         cards += _measure_card("RPO of the archive alone", report["archive_rpo"])
     values = {
         "title": text(report["title"]),
-        "badge": _badge(report["status"]),
+        "badge": badge(report["status"]),
         "run": text(report["run_id"]),
         "cards": cards + _assertion_card(report),
-        "times": _pairs((TIME_NAMES.get(name, name), clock(value)) for name, value in sorted_times(report)),
+        "times": html_pairs((TIME_NAMES.get(name, name), clock(value)) for name, value in sorted_times(report)),
         "phases": _phase_chart(report["phases"]),
-        "checks": _rows(("status", "check", "found", *(["next"] if hinted else [])), checks),
-        "assertions": _rows(("status", "what", "found"), assertions),
+        "checks": html_table(("status", "check", "found", *(["next"] if hinted else [])), checks),
+        "assertions": html_table(("status", "what", "found"), assertions),
         "plans": _plans(report),
         "forecast": _forecast(report),
-        "evidence": _rows(("file", "bytes", "SHA-256"), evidence, "wide") if evidence else "",
+        "evidence": html_table(("file", "bytes", "SHA-256"), evidence, "wide") if evidence else "",
         "journal": _journal(report),
     }
-    return PAGE.substitute(values)
+    return page(values["title"], CONTENT.substitute(values))
