@@ -3,8 +3,8 @@
 """The dumps in a bucket: their names, manifests, and the pointer to the newest. PRIVATE to the collection.
 
 Below ``database/``: ``<name>.sql.gz`` (plain), ``<name>.dump`` (custom) or ``<name>.dir/...`` (directory), and always
-``<name>.manifest.json``, which is written last and makes a dump of it. ``latest.sql.gz`` and ``latest.dump`` are copies of the
-newest dump of their format for people and plain tools; ``latest.json`` names the newest of all. What is called latest is never listed.
+``<name>.manifest.json``: only both together are a dump. ``latest.sql.gz`` and ``latest.dump`` are copies of the newest dump of
+their format for people and plain tools; ``latest.json`` names the newest of all. What is called latest is never listed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ class DumpObject:
     name: str
     size: int
     sha256: str
-    etag: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,12 +145,12 @@ class Dump:
 
     @property
     def manifest_key(self) -> str:
-        """Key of the commit marker."""
+        """Key of its manifest."""
         return f"{self._prefix}{PLACE}{self.name}.{MANIFEST}"
 
     @property
     def has_manifest(self) -> bool:
-        """Whether the commit marker is there."""
+        """Whether its manifest is there."""
         return f"{self.name}.{MANIFEST}" in self.objects
 
     @property
@@ -197,6 +196,8 @@ class Dump:
         """Why it cannot be verified against a manifest; empty when it can, as far as its objects tell."""
         if not self.has_manifest:
             return "it has no manifest" if self.plain else "its manifest is missing: the dump was never finished"
+        if not self.content:
+            return "there is nothing but its manifest: the dump was never finished"
         try:
             manifest = self.manifest()
         except IntegrityError as error:

@@ -48,7 +48,7 @@ _STATES = (
     "in archive recovery",
     "in production",
 )
-_PLACES = ("/usr/lib/postgresql/{}/bin", "/usr/pgsql-{}/bin", "/usr/local/pgsql-{}/bin", "/opt/postgresql/{}/bin")
+PROGRAM_PLACES = ("/usr/lib/postgresql/{}/bin", "/usr/pgsql-{}/bin", "/usr/local/pgsql-{}/bin", "/opt/postgresql/{}/bin")
 
 
 # Identity of a data directory
@@ -128,7 +128,7 @@ def find_binaries(major: int, bin_directory: str | None = None) -> str:
             )
         return bin_directory
     on_path = shutil.which("postgres")
-    candidates = [place.format(major) for place in _PLACES]
+    candidates = [place.format(major) for place in PROGRAM_PLACES]
     candidates += [os.path.dirname(os.path.realpath(on_path))] if on_path else []
     for candidate in candidates:
         found = program_version(os.path.join(candidate, "postgres"))

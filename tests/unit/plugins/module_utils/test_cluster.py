@@ -122,7 +122,7 @@ def test_binaries_by_option(tmp_path: Path) -> None:
 def test_binaries_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = fake_postgres(tmp_path / "bin", "17beta1")
     monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
-    monkeypatch.setattr(cluster, "_PLACES", (str(tmp_path / "{}" / "bin"),))
+    monkeypatch.setattr(cluster, "PROGRAM_PLACES", (str(tmp_path / "{}" / "bin"),))
     assert cluster.find_binaries(17) == str(place)
     with pytest.raises(Refused) as refused:
         cluster.find_binaries(14)
