@@ -18,7 +18,10 @@ STATUSES = (OK, WARNING, UNKNOWN, CRITICAL)
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One answer. ``id`` is stable (``backup.rpo``); ``hint`` names the runbook step or playbook to run next."""
+    """One answer. ``id`` is stable (``backup.rpo``); ``hint`` names the runbook step or playbook to run next.
+
+    Several checks may have one id: ``subject`` then says of what each is (a mount, a queue, a certificate's endpoint).
+    """
 
     id: str
     status: str
@@ -29,6 +32,7 @@ class Check:
     critical: float | None = None
     hint: str = ""
     evidence: t.Any = None
+    subject: str = ""
 
     def as_dict(self) -> dict[str, t.Any]:
         """All fields, empty ones too: consumers rely on the shape."""

@@ -1,0 +1,223 @@
+#!/usr/bin/python
+# Copyright (c) FileForge operations
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Renders any checks as one report."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: operations_report
+short_description: Render checks as one report, with what has changed since yesterday
+version_added: 1.0.0
+author:
+  - FileForge operations (@fileforge)
+description:
+  - Takes what any modules of this collection returned and makes one report of it, for a person (terminal, Markdown, HTML) and for
+    machines (JSON, Prometheus text, JUnit XML, a line for Nagios).
+  - Puts what is wrong first, with the next step for each and since when it is so, and says what is worse, better, new or no
+    longer looked at since yesterday.
+  - A module that failed could not look, and is a check with status V(unknown). A task that was skipped is left out.
+  - Each report has a directory of its own below O(directory), named after its time. The link C(latest) points to the newest one,
+    and C(history.jsonl) keeps status and value of every check for trends.
+  - The HTML page needs nothing from elsewhere, reads well in light and dark and on a small screen, and can be printed.
+  - A report is a record of a look, so the module never says that it has changed anything. In check mode it writes nothing.
+options:
+  results:
+    description: What was looked at.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description: Heading of the section.
+        type: str
+        required: true
+      result:
+        description: What the module returned, as C(register) keeps it. Without it the module did not run.
+        type: dict
+      host:
+        description: The host that was looked at, or from.
+        type: str
+        default: ""
+  directory:
+    description: Directory for the reports and their history. It is made when missing. Without it nothing is written.
+    type: path
+  title:
+    description: Heading of the report.
+    type: str
+    default: Daily check
+  formats:
+    description: The forms in which the report is written.
+    type: list
+    elements: str
+    choices: [json, text, markdown, html, junit, prometheus, nagios]
+    default: [json, text, markdown, html]
+  textfile:
+    description:
+      - File for node exporter's textfile collector, whose name ends in C(.prom). It is replaced as a whole.
+      - Needs the Python library C(prometheus_client).
+    type: path
+  fail_on:
+    description:
+      - The module fails, after everything was written, when the worst status is V(critical), or with V(warning) anything but V(ok),
+        because not to have looked is not to be well. With V(never) it does not.
+    type: str
+    choices: [critical, warning, never]
+    default: critical
+  keep:
+    description: Number of reports and of runs in the history that are kept.
+    type: int
+    default: 400
+  width:
+    description: Columns of the text for a terminal.
+    type: int
+    default: 100
+extends_documentation_fragment:
+  - fileforge.ops.attributes.info_module
+"""
+
+EXAMPLES = r"""
+- name: Look at the endpoint
+  fileforge.ops.http_probe_info:
+    url: https://api.fileforge.io/health
+  register: endpoint
+  ignore_errors: true
+
+- name: Report
+  fileforge.ops.operations_report:
+    directory: /var/lib/fileforge/reports/daily
+    results:
+      - name: API
+        result: "{{ endpoint }}"
+  delegate_to: localhost
+"""
+
+RETURN = r"""
+status:
+  description: The worst status of the checks.
+  returned: always
+  type: str
+  sample: warning
+summary:
+  description: The verdict in a line.
+  returned: always
+  type: str
+  sample: 1 warning of 31 checks
+counts:
+  description: Number of checks of each status.
+  returned: always
+  type: dict
+  sample: {critical: 0, unknown: 0, warning: 1, ok: 30}
+changes:
+  description: What is C(worse), C(better), C(appeared) and C(gone) against the run of the time C(reference).
+  returned: always
+  type: dict
+checks:
+  description: All checks, with C(section), C(key), C(was) and C(since).
+  returned: always
+  type: list
+  elements: dict
+text:
+  description: The report for a terminal.
+  returned: always
+  type: str
+nagios:
+  description: The report as a line for Nagios.
+  returned: always
+  type: str
+nagios_code:
+  description: The exit status that goes with it.
+  returned: always
+  type: int
+  sample: 1
+files:
+  description: The files that were written, by name. Empty without O(directory) and in check mode.
+  returned: always
+  type: dict
+  sample: {report.html: /var/lib/fileforge/reports/daily/20261123T060000Z/report.html}
+"""
+
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.fileforge.ops.plugins.module_utils import _time
+from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption
+from ansible_collections.fileforge.ops.plugins.module_utils._module import conclude
+from ansible_collections.fileforge.ops.plugins.module_utils._report import machine, model, store, text
+from ansible_collections.fileforge.ops.plugins.module_utils._report.history import History
+
+SOURCE = {
+    "name": {"type": "str", "required": True},
+    "result": {"type": "dict"},
+    "host": {"type": "str", "default": ""},
+}
+
+
+def arguments() -> dict[str, t.Any]:
+    """The module's options."""
+    return {
+        "results": {"type": "list", "elements": "dict", "required": True, "options": SOURCE},
+        "directory": {"type": "path"},
+        "title": {"type": "str", "default": "Daily check"},
+        "formats": {
+            "type": "list",
+            "elements": "str",
+            "choices": list(store.RENDERERS),
+            "default": ["json", "text", "markdown", "html"],
+        },
+        "textfile": {"type": "path"},
+        "fail_on": {"type": "str", "choices": list(model.FAILS), "default": "critical"},
+        "keep": {"type": "int", "default": 400},
+        "width": {"type": "int", "default": 100},
+    }
+
+
+def report_of(params: t.Mapping[str, t.Any], kept: store.Store | None) -> model.Report:
+    """The report; raises InvalidOption."""
+    for name, least in (("keep", 2), ("width", 40)):
+        if params[name] < least:
+            raise InvalidOption(name, params[name], f"must be {least} or more")
+    if params["textfile"] and not params["textfile"].endswith(".prom"):
+        raise InvalidOption("textfile", params["textfile"], "the collector only reads names that end in .prom")
+    found = [model.section_of(source, place) for place, source in enumerate(params["results"])]
+    sections = [section for section in found if section is not None]
+    history = kept.history() if kept else History([])
+    return model.build(params["title"], sections, history, _time.now())
+
+
+def make(module: AnsibleModule) -> dict[str, t.Any]:
+    """The module's work."""
+    params = module.params
+    kept = store.Store(params["directory"], params["keep"]) if params["directory"] else None
+    report = report_of(params, kept)
+    contents = store.rendered(report, params["formats"])
+    metrics = machine.prometheus(report) if params["textfile"] else ""
+    files: dict[str, str] = {}
+    if not module.check_mode:
+        files = kept.write(report, contents) if kept else {}
+        if params["textfile"]:
+            store.write_textfile(params["textfile"], metrics)
+            files["textfile"] = params["textfile"]
+    failed = model.violates(report, params["fail_on"])
+    return {
+        "changed": False,
+        "failed": failed,
+        **({"msg": f"{report['title']}: {report['summary']}"} if failed else {}),
+        **{name: report[name] for name in ("status", "summary", "counts", "changes")},
+        "checks": [check for section in report["sections"] for check in section["checks"]],
+        "text": text.terminal(report, params["width"]),
+        "nagios": text.nagios(report).rstrip("\n"),
+        "nagios_code": text.NAGIOS_CODES[report["status"]],
+        "files": files,
+    }
+
+
+def main() -> t.NoReturn:
+    """Entry point."""
+    module = AnsibleModule(argument_spec=arguments(), supports_check_mode=True)
+    conclude(module, lambda: make(module))
+
+
+if __name__ == "__main__":
+    main()
