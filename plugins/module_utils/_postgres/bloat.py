@@ -102,17 +102,23 @@ class Column:
 
 
 _FILLFACTOR = "(SELECT option_value::int FROM pg_options_to_table(c.reloptions) WHERE option_name = 'fillfactor')"
-_SIZE = """CASE WHEN EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'relation' AND l.relation = c.oid
+
+
+def safe_size(alias: str) -> str:
+    """SQL for the size of a row of pg_class that waits for no lock: what VACUUM last saw where somebody wants all of it."""
+    return f"""CASE WHEN EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'relation' AND l.relation = {alias}.oid
            AND l.mode = 'AccessExclusiveLock' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
-      THEN c.relpages::bigint * 8192 ELSE coalesce(pg_relation_size(c.oid), c.relpages::bigint * 8192) END"""
-"""The size without waiting for a lock: what VACUUM last saw while somebody holds or wants the relation for himself."""
+      THEN {alias}.relpages::bigint * 8192
+      ELSE coalesce(pg_relation_size({alias}.oid), {alias}.relpages::bigint * 8192) END"""  # noqa: S608 - constants
+
+
 _LIVE = """CASE WHEN coalesce(s.last_analyze, s.last_autoanalyze, s.last_vacuum, s.last_autovacuum) IS NOT NULL
       THEN s.n_live_tup ELSE c.reltuples END"""
 _OURS = "n.nspname NOT IN ('pg_catalog', 'information_schema') AND c.relpersistence <> 't'"
 
 _TABLES = f"""
 SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, coalesce(a.amname, 'heap') AS method,
-  c.relkind::text AS relkind, coalesce(p.relname, c.relname) AS table, {_SIZE} AS size_bytes,
+  c.relkind::text AS relkind, coalesce(p.relname, c.relname) AS table, {safe_size("c")} AS size_bytes,
   {_FILLFACTOR} AS fillfactor, ({_LIVE})::float8 AS rows,
   coalesce(s.n_mod_since_analyze, 0)::float8 AS changed, current_setting('block_size')::int AS block_size
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_am a ON a.oid = c.relam
@@ -127,7 +133,7 @@ ORDER BY c.oid
 
 _INDEXES = f"""
 SELECT i.oid::bigint AS oid, n.nspname AS schema, i.relname AS name, a.amname AS method, c.relname AS table,
-  {_SIZE.replace("c.", "i.")} AS size_bytes, {_FILLFACTOR.replace("c.", "i.")} AS fillfactor,
+  {safe_size("i")} AS size_bytes, {_FILLFACTOR.replace("c.", "i.")} AS fillfactor,
   (CASE WHEN x.indpred IS NULL THEN {_LIVE} ELSE i.reltuples END)::float8 AS rows,
   coalesce(s.n_mod_since_analyze, 0)::float8 AS changed, x.indisunique AS is_unique, x.indisvalid AS is_valid,
   x.indpred IS NOT NULL AS is_partial, current_setting('block_size')::int AS block_size,
