@@ -42,7 +42,7 @@ integration: setup ## Modules and playbooks against real servers
 	$(PYTEST) -q -n 3 --dist loadgroup --no-loadscope-reorder tests/integration
 
 faults: setup ## Kill, corrupt, cut and fill, then run again
-	$(PYTEST) -q tests/faults
+	$(PYTEST) -q -n 2 tests/faults
 
 molecule: ## Roles on real systemd hosts over ssh (Debian 12 and 13)
 	@python3 tests/bootstrap.py molecule

@@ -19,11 +19,16 @@ def clock(value: t.Any) -> str:
     return f"{match[1]} {match[2]}{'' if match[3] == '000' else f'.{match[3]}'} UTC"
 
 
+def printable(value: t.Any) -> str:
+    """One line without control characters, which could move a terminal's cursor."""
+    return re.sub(r"\s+", " ", "".join(letter if letter.isprintable() else " " for letter in str(value))).strip()
+
+
 def markdown_cell(value: t.Any) -> str:
     """Any value as the text of a Markdown cell, on one line."""
     text = html.escape(str(value), quote=False).replace("\\", "\\\\").replace("|", "\\|").replace("`", "\\`")
     text = re.sub(r"([*_\[\]#~])", r"\\\1", text)
-    return re.sub(r"\s+", " ", "".join(letter if letter.isprintable() else " " for letter in text)).strip()
+    return printable(text)
 
 
 def markdown_table(heads: t.Sequence[str], rows: t.Iterable[t.Sequence[t.Any]]) -> list[str]:

@@ -47,10 +47,11 @@ STYLE = """\
 .section { margin-top: 12px; padding: 10px 20px; } .section > summary { display: flex; gap: 12px; align-items: center; }
 .section > summary { color: var(--ink); font-size: 15px; } .section > summary b { flex: 1; }
 .section > summary::before { content: "\\25b8"; color: var(--muted); } .section[open] > summary::before { content: "\\25be"; }
-.section td:first-child { width: 104px; } .section td.trend { width: 120px; }
+.section th:nth-child(1) { width: 112px; } .section th:nth-child(2) { width: 32%; } .section th:nth-child(4) { width: 108px; }
+.section table { table-layout: fixed; } .section td code { white-space: normal; } .more .spark { margin: 4px 0 0 auto; }
 @media (max-width: 720px) {
   .verdict { grid-template-columns: 1fr; } .counts { justify-content: flex-start; }
-  .problem { grid-template-columns: 1fr; } .problem .more { text-align: left; }
+  .problem { grid-template-columns: 1fr; } .problem .more { text-align: left; } .more .spark { margin-left: 0; }
 }
 @media print { .section { break-inside: avoid; } }
 """

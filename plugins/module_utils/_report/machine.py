@@ -8,8 +8,9 @@ import typing as t
 import xml.etree.ElementTree as ElementTree
 
 from ansible_collections.fileforge.ops.plugins.module_utils._checks import CRITICAL, STATUSES, UNKNOWN, WARNING
+from ansible_collections.fileforge.ops.plugins.module_utils._markup import printable
 from ansible_collections.fileforge.ops.plugins.module_utils._module import require_library
-from ansible_collections.fileforge.ops.plugins.module_utils._report.text import name_of, printable
+from ansible_collections.fileforge.ops.plugins.module_utils._report.text import name_of
 from ansible_collections.fileforge.ops.plugins.module_utils._time import parse_time
 
 Report = t.Dict[str, t.Any]

@@ -13,6 +13,7 @@ import typing as t
 
 from ansible_collections.fileforge.ops.plugins.module_utils._checks import CRITICAL, OK, STATUSES, UNKNOWN, WARNING, worst
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption
+from ansible_collections.fileforge.ops.plugins.module_utils._markup import printable
 from ansible_collections.fileforge.ops.plugins.module_utils._report.history import History, Run
 from ansible_collections.fileforge.ops.plugins.module_utils._time import iso
 
@@ -36,7 +37,7 @@ class Section:
 
 def section_of(source: t.Mapping[str, t.Any], place: int) -> Section | None:
     """A section from an entry of the option ``results``; None for a task that was skipped on purpose. Raises InvalidOption."""
-    name, result, host = str(source.get("name") or ""), source.get("result"), str(source.get("host") or "")
+    name, result, host = printable(source.get("name") or ""), source.get("result"), printable(source.get("host") or "")
     option = f"results[{place}]"
     if not name:
         raise InvalidOption(option, dict(source), "has no name", hint="give each entry the name of what was looked at")
@@ -79,12 +80,12 @@ def _valid(check: t.Any, option: str) -> dict[str, t.Any]:
     given = {name: check.get(name) for name in FIELDS}
     return {
         **given,
-        "id": str(check["id"]),
+        "id": printable(check["id"]),
         "status": check["status"],
         "summary": str(check.get("summary") or ""),
         "hint": str(check.get("hint") or ""),
         "unit": str(check.get("unit") or ""),
-        "subject": str(check.get("subject") or ""),
+        "subject": printable(check.get("subject") or ""),
     }
 
 

@@ -4,12 +4,11 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 import typing as t
 
 from ansible_collections.fileforge.ops.plugins.module_utils._checks import CRITICAL, OK, UNKNOWN, WARNING
-from ansible_collections.fileforge.ops.plugins.module_utils._markup import clock, markdown_cell, markdown_table
+from ansible_collections.fileforge.ops.plugins.module_utils._markup import clock, markdown_cell, markdown_table, printable
 
 Report = t.Dict[str, t.Any]
 NAGIOS_CODES = {OK: 0, WARNING: 1, CRITICAL: 2, UNKNOWN: 3}
@@ -17,11 +16,6 @@ NAGIOS_CODES = {OK: 0, WARNING: 1, CRITICAL: 2, UNKNOWN: 3}
 MARKS = {OK: "ok", WARNING: "WARNING", CRITICAL: "CRITICAL", UNKNOWN: "UNKNOWN"}
 NAGIOS_UNITS = ("s", "%", "B")
 """Units of measurement that performance data knows; another is left out."""
-
-
-def printable(value: t.Any) -> str:
-    """One line without control characters, which could move a terminal's cursor."""
-    return re.sub(r"\s+", " ", "".join(letter if letter.isprintable() else " " for letter in str(value))).strip()
 
 
 def name_of(check: Report) -> str:
