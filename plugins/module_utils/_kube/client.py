@@ -9,10 +9,12 @@ field.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import ssl
+import threading
 import typing as t
 import urllib.parse
 
@@ -33,6 +35,7 @@ FIELD_MANAGER = "fileforge-ops"
 ATTEMPTS = 4
 CONNECT_TIMEOUT = 10.0
 PAGE = 500
+CHUNK = 65536
 STRATEGIC = "application/strategic-merge-patch+json"
 MERGE = "application/merge-patch+json"
 
@@ -116,19 +119,41 @@ def _load_file(library: t.Any, options: KubeOptions, configuration: t.Any) -> No
 
 
 class Client:
-    """Requests with a deadline each and bounded retries; not to be shared between threads."""
+    """Requests with a deadline each and bounded retries. Threads may share it; ``connections`` is how many of them there are."""
 
-    def __init__(self, options: KubeOptions) -> None:
+    def __init__(self, options: KubeOptions, *, connections: int = 4) -> None:
         library = require_library("kubernetes", "kubernetes", minimum=(22,))
         self._http = require_library("urllib3", "urllib3")
         self._options = options
         self._configuration = _load(library, options)
+        self._configuration.connection_pool_maxsize = connections
+        self._refreshing = threading.Lock()
         self.host = str(self._configuration.host).rstrip("/")
         self._pool = library.client.ApiClient(self._configuration).rest_client.pool_manager
 
     def get(self, path: str, query: t.Mapping[str, t.Any] | None = None) -> Object:
         """One object, or one page of a list."""
         return _parsed(self._request("GET", path, query), path)
+
+    @contextlib.contextmanager
+    def stream(self, path: str, query: t.Mapping[str, t.Any] | None = None) -> t.Iterator[t.Iterator[bytes]]:
+        """A body in pieces, as it arrives; the connection is closed when the reader stops early.
+
+        Only the beginning is tried again; a body that breaks off raises Unavailable.
+        """
+        answer = self._open("GET", path, query, None, "", False)
+        what = f"GET {path} at {self.host}"
+        try:
+            yield self._pieces(answer, what)
+        finally:
+            answer.close()
+            answer.release_conn()
+
+    def _pieces(self, answer: t.Any, what: str) -> t.Iterator[bytes]:
+        try:
+            yield from answer.stream(CHUNK)
+        except (self._http.exceptions.HTTPError, OSError) as error:
+            raise Unavailable(f"{what}: broke off: {_short(error)}") from error
 
     def get_text(self, path: str, query: t.Mapping[str, t.Any] | None = None) -> str:
         """A body that is not JSON: a log."""
@@ -153,30 +178,40 @@ class Client:
     def _request(
         self, method: str, path: str, query: t.Mapping[str, t.Any] | None, body: bytes | None = None, kind: str = ""
     ) -> bytes:
+        return t.cast(bytes, self._open(method, path, query, body, kind, True).data)
+
+    def _open(
+        self, method: str, path: str, query: t.Mapping[str, t.Any] | None, body: bytes | None, kind: str, whole: bool
+    ) -> t.Any:
         what = f"{method} {path} at {self.host}"
         address = f"{self.host}{path}" + (f"?{urllib.parse.urlencode(query)}" if query else "")
-        return retry(what, lambda: self._once(method, address, what, body, kind), retry_on=(_Again,), attempts=ATTEMPTS)
+        return retry(what, lambda: self._once(method, address, what, body, kind, whole), retry_on=(_Again,), attempts=ATTEMPTS)
 
-    def _once(self, method: str, address: str, what: str, body: bytes | None, kind: str) -> bytes:
+    def _once(self, method: str, address: str, what: str, body: bytes | None, kind: str, whole: bool) -> t.Any:
+        """The answer, its body read if ``whole``."""
         timeout = self._http.Timeout(connect=min(CONNECT_TIMEOUT, self._options.timeout), read=self._options.timeout)
         headers = {**self._headers(), **({"Content-Type": kind} if kind else {})}
+        settings = {"timeout": timeout, "retries": False, "redirect": False, "preload_content": whole}
         errors = self._http.exceptions
         try:
-            answer = self._pool.request(method, address, body=body, headers=headers, timeout=timeout, retries=False, redirect=False)
+            answer = self._pool.request(method, address, body=body, headers=headers, enforce_content_length=True, **settings)
+            if answer.status < 300:
+                return answer
+            data = answer.data
         except errors.SSLError as error:
             raise Unavailable(f"{what}: {error}", hint="check kube_ca_cert; the certificate must be for that host name") from error
         except (errors.LocationValueError, UnicodeError) as error:
             raise InvalidOption("kube_host", self.host, f"not a URL: {error}") from error
         except errors.HTTPError as error:
             raise _Again(_short(error)) from error
-        if answer.status < 300:
-            return t.cast(bytes, answer.data)
-        raise _error(answer.status, answer.data, what)
+        raise _error(answer.status, data, what)
 
     def _headers(self) -> dict[str, str]:
         """Fresh for every request: tokens of kubeconfig plugins and service accounts expire."""
         headers = {"Accept": "application/json", "User-Agent": "fileforge-ops"}
-        for setting in self._configuration.auth_settings().values():
+        with self._refreshing:
+            known = self._configuration.auth_settings()
+        for setting in known.values():
             if setting["in"] == "header" and setting["value"]:
                 headers[setting["key"]] = setting["value"]
         return headers

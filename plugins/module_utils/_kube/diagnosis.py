@@ -295,17 +295,18 @@ def creation_findings(events: t.Sequence[Object]) -> list[Finding]:
     return []
 
 
-def _event_time(event: Object) -> str:
+def event_time(event: Object) -> str:
+    """When it was seen last."""
     series = event.get("series") or {}
     stamp = series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime")
     return str(stamp or event["metadata"].get("creationTimestamp") or "")
 
 
-def _warnings(client: Client, reference: Reference) -> list[Object]:
+def warning_events(client: Client, namespace: str) -> list[Object]:
     """The namespace's warning events, newest first."""
-    path = f"/api/v1/namespaces/{quoted(reference.namespace)}/events"
+    path = f"/api/v1/namespaces/{quoted(namespace)}/events"
     found = client.list(path, {"fieldSelector": "type=Warning"})
-    return sorted(found, key=_event_time, reverse=True)
+    return sorted(found, key=event_time, reverse=True)
 
 
 def new_pods(workload: Workload, pods: t.Sequence[Object], replica_sets: t.Sequence[Object]) -> list[Object]:
@@ -347,7 +348,7 @@ def diagnose(client: Client, workload: Workload, now: datetime.datetime, log_lin
     ending = [pod for pod in all_pods if "deletionTimestamp" in pod["metadata"] and pod not in pods]
     events: list[Object] = []
     try:
-        events = _warnings(client, workload.reference)
+        events = warning_events(client, workload.reference.namespace)
     except OpsError as error:
         result.unseen.append(error.message)
     makers = {workload.uid, *(item["metadata"]["uid"] for item in replica_sets)}
@@ -359,7 +360,7 @@ def diagnose(client: Client, workload: Workload, now: datetime.datetime, log_lin
     for uid, pod in about.items():
         findings += pod_findings(pod, [event for event in mine if event["involvedObject"].get("uid") == uid], now)
     result.findings = _sorted(findings)
-    result.events = [_event_summary(event) for event in mine[:MAX_EVENTS]]
+    result.events = [event_summary(event) for event in mine[:MAX_EVENTS]]
     if log_lines > 0:
         _add_logs(client, workload, result, pods, log_lines)
     return result
@@ -369,14 +370,15 @@ def _sorted(findings: list[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: _ORDER.index(finding.code) if finding.code in _ORDER else len(_ORDER))
 
 
-def _event_summary(event: Object) -> dict[str, t.Any]:
+def event_summary(event: Object) -> dict[str, t.Any]:
+    """For a module's result."""
     about = event["involvedObject"]
     return {
         "reason": event.get("reason", ""),
         "object": f"{about.get('kind', '')}/{about.get('name', '')}",
         "message": str(event.get("message") or "")[:MAX_MESSAGE],
         "count": int(event.get("count") or 1),
-        "last": _event_time(event),
+        "last": event_time(event),
     }
 
 
