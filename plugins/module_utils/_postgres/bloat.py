@@ -104,12 +104,16 @@ class Column:
 _FILLFACTOR = "(SELECT option_value::int FROM pg_options_to_table(c.reloptions) WHERE option_name = 'fillfactor')"
 
 
+def locked(alias: str) -> str:
+    """SQL for whether somebody holds or wants a row of pg_class for himself: to ask for its size would wait for him."""
+    return f"""EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'relation' AND l.relation = {alias}.oid
+      AND l.mode = 'AccessExclusiveLock' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))"""  # noqa: S608
+
+
 def safe_size(alias: str) -> str:
     """SQL for the size of a row of pg_class that waits for no lock: what VACUUM last saw where somebody wants all of it."""
-    return f"""CASE WHEN EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'relation' AND l.relation = {alias}.oid
-           AND l.mode = 'AccessExclusiveLock' AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
-      THEN {alias}.relpages::bigint * 8192
-      ELSE coalesce(pg_relation_size({alias}.oid), {alias}.relpages::bigint * 8192) END"""  # noqa: S608 - constants
+    return f"""CASE WHEN {locked(alias)} THEN {alias}.relpages::bigint * 8192
+      ELSE coalesce(pg_relation_size({alias}.oid), {alias}.relpages::bigint * 8192) END"""
 
 
 _LIVE = """CASE WHEN coalesce(s.last_analyze, s.last_autoanalyze, s.last_vacuum, s.last_autovacuum) IS NOT NULL
