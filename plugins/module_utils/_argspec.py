@@ -47,6 +47,19 @@ KUBE: Spec = {
     "kube_timeout": {"type": "int", "default": 30},
 }
 
+REDIS: Spec = {
+    "redis_host": {"type": "str", "default": "localhost"},
+    "redis_port": {"type": "int", "default": 6379},
+    "redis_db": {"type": "int", "default": 0},
+    "redis_username": {"type": "str"},
+    "redis_password": {"type": "str", "no_log": True},
+    "redis_url": {"type": "str", "no_log": True},
+    "redis_tls": {"type": "bool", "default": False},
+    "redis_validate_certs": {"type": "bool", "default": True},
+    "redis_ca_cert": {"type": "path"},
+    "redis_timeout": {"type": "float", "default": 5},
+}
+
 PLANNED: Spec = {
     "plan_digest": {"type": "str", "no_log": False},
 }
