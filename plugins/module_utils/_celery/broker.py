@@ -143,6 +143,7 @@ class Broker:
 
         def run(client: t.Any) -> list[t.Any]:
             pipeline = client.pipeline(transaction=False)
+            pipeline.response_callbacks = {}  # answers as they come: what the library makes of them differs between its versions
             for command in commands:
                 pipeline.execute_command(*command)
             return list(pipeline.execute(raise_on_error=False))
