@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import os
 import pwd
+import select
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._errors import (
     ProcessFailed,
     WaitTimeout,
 )
+from ansible_collections.fileforge.ops.plugins.module_utils._wait import Deadline
 
 GRACE = 10.0
 """Seconds between SIGTERM and SIGKILL for a program that outlives its deadline."""
@@ -132,6 +134,17 @@ class Piped:
         if self.process.stdin is None:
             raise OpsError(f"{self._argv[0]} was not started to be written to")
         return self.process.stdin
+
+    def feed(self, data: bytes, deadline: Deadline) -> None:
+        """Write everything. Raises BrokenPipeError when it does not read any more, and WaitTimeout."""
+        handle = self.input.fileno()
+        os.set_blocking(handle, False)
+        view = memoryview(data)
+        while view:
+            if not select.select([], [handle], [], deadline.left)[1]:
+                raise WaitTimeout(f"{self._argv[0]}: was not ready after {deadline.seconds:g} s", argv=self._argv)
+            with contextlib.suppress(BlockingIOError):
+                view = view[os.write(handle, view[:65536]) :]
 
     def said(self, limit: int = 65536) -> str:
         """The beginning of its standard error: the first error is the one that counts."""

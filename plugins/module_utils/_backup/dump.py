@@ -250,7 +250,7 @@ class _Packer:
             self._sink(self._running.popleft().result())
 
 
-def read_blocks(program: Piped, deadline: Deadline, size: int = BLOCK) -> t.Iterator[bytes]:
+def read_blocks(program: Piped, deadline: Deadline, size: int) -> t.Iterator[bytes]:
     """What a program writes, in blocks of ``size``. Raises WaitTimeout when the deadline passes."""
     handle = program.output.fileno()
     pieces: list[bytes] = []
@@ -433,7 +433,7 @@ class _Run:
         with contextlib.ExitStack() as stack:
             packer = stack.enter_context(_Packer(sink, self._options.compression_level, self._options.jobs)) if plain else None
             program = stack.enter_context(piped(self._argv(snapshot), read=True, env=environment))
-            for block in read_blocks(program, self._deadline):
+            for block in read_blocks(program, self._deadline, BLOCK):
                 content.update(block)
                 length += len(block)
                 head, tail = head or block[:TAIL], (tail + block[-TAIL:])[-TAIL:]

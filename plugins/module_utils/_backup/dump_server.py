@@ -155,7 +155,7 @@ def snapshot(connection: psycopg.Connection[t.Any]) -> t.Iterator[Snapshot]:
 def _take(connection: psycopg.Connection[t.Any]) -> Snapshot:
     taken = """to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"')"""
     row = one(connection, f"SELECT {taken} AS taken, pg_export_snapshot() AS id")
-    tables = tuple((str(found["schema"]), str(found["name"])) for found in query(connection, _TABLES))
+    tables = tables_of(connection)
     sql = require_library("psycopg.sql", "psycopg")
     for first in range(0, len(tables), LOCKED_AT_ONCE):
         names = sql.SQL(", ").join(sql.Identifier(*table) for table in tables[first : first + LOCKED_AT_ONCE])
@@ -168,6 +168,11 @@ def _take(connection: psycopg.Connection[t.Any]) -> Snapshot:
         tuple(str(found["name"]) for found in query(connection, _TABLESPACES)),
         one(connection, "SELECT count(*) AS number FROM pg_largeobject_metadata")["number"],
     )
+
+
+def tables_of(connection: psycopg.Connection[t.Any]) -> tuple[tuple[str, str], ...]:
+    """Schema and name of each table whose rows a dump brings."""
+    return tuple((str(found["schema"]), str(found["name"])) for found in query(connection, _TABLES))
 
 
 def count_rows(

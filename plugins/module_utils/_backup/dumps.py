@@ -278,10 +278,11 @@ def list_dumps(store: Store, prefix: str = "") -> list[Dump]:
         match = _KEY.match(item.key[len(place) :])
         if match is not None and match["name"] != LATEST:
             groups.setdefault(match["name"], {})[item.key[len(place) :]] = item
-    return [Dump(store, prefix, name, groups[name]) for name in sorted(groups, key=_natural)]
+    return [Dump(store, prefix, name, groups[name]) for name in sorted(groups, key=natural)]
 
 
-def _natural(name: str) -> tuple[t.Any, ...]:
+def natural(name: str) -> tuple[t.Any, ...]:
+    """Sorts 2026-11-23-1405, -2, -10 in the order in which they were made."""
     match = _NATURAL.match(name)
     return (match["stamp"], int(match["nth"] or 1), name) if match else (name, 0, name)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import ProcessFailed, WaitTimeout
 from ansible_collections.fileforge.ops.plugins.module_utils._process import Interrupted, interruptible, piped
+from ansible_collections.fileforge.ops.plugins.module_utils._wait import Deadline
 
 from tests.lab.daemon import wait_until
 
@@ -23,9 +24,7 @@ def python(text: str) -> list[str]:
 
 
 def test_what_it_writes_is_read_and_its_complaints_are_kept() -> None:
-    with piped(
-        python("import sys; print('out'); sys.stderr.write('a\\nb\\n' + 'x' * 200000); sys.exit(3)"), read=True
-    ) as it:
+    with piped(python("import sys; print('out'); sys.stderr.write('a\\nb\\n' + 'x' * 200000); sys.exit(3)"), read=True) as it:
         assert it.output.read() == b"out\n"
         code = it.wait(30)
         error = it.failure(code)
@@ -35,7 +34,7 @@ def test_what_it_writes_is_read_and_its_complaints_are_kept() -> None:
 
 def test_what_is_written_is_read() -> None:
     with piped(python("import sys; sys.exit(len(sys.stdin.read()))"), write=True, env={"X": "1"}) as it:
-        it.input.write(b"seven.\n")
+        it.feed(b"seven.\n", Deadline(30))
         it.input.close()
         assert it.wait(30) == 7
 
@@ -55,9 +54,13 @@ def test_a_reader_that_has_ended_is_a_broken_pipe_and_no_more() -> None:
     with piped(python("pass"), write=True) as it:
         it.wait(30)
         with pytest.raises(BrokenPipeError):
-            for _number in range(1000):
-                it.input.write(b"x" * 65536)
-                it.input.flush()
+            it.feed(b"x" * 10_000_000, Deadline(30))
+
+
+def test_a_program_that_does_not_read_is_not_waited_for_forever() -> None:
+    with piped(python("import time; time.sleep(600)"), write=True) as it:
+        with pytest.raises(WaitTimeout, match="was not ready"):
+            it.feed(b"x" * 10_000_000, Deadline(0.2))
 
 
 def test_a_program_that_is_not_there() -> None:
