@@ -40,6 +40,9 @@ options:
         description: The host that was looked at, or from.
         type: str
         default: ""
+      seconds:
+        description: How long the look took.
+        type: float
   directory:
     description: Directory for the reports and their history. It is made when missing. Without it nothing is written.
     type: path
@@ -151,6 +154,7 @@ SOURCE = {
     "name": {"type": "str", "required": True},
     "result": {"type": "dict"},
     "host": {"type": "str", "default": ""},
+    "seconds": {"type": "float"},
 }
 
 

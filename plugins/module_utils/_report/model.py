@@ -28,11 +28,12 @@ Report = t.Dict[str, t.Any]
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """What one module said; ``host`` where it looked from."""
+    """What one module said; ``host`` where it looked from, ``seconds`` how long."""
 
     name: str
     checks: list[dict[str, t.Any]]
     host: str = ""
+    seconds: float | None = None
 
 
 def section_of(source: t.Mapping[str, t.Any], place: int) -> Section | None:
@@ -53,7 +54,7 @@ def section_of(source: t.Mapping[str, t.Any], place: int) -> Section | None:
         checks.append(_not_looked(name, f"could not look: {message}", str(result.get("hint") or "")))
     elif not checks:
         checks.append(_not_looked(name, "the module returned no checks", "give the result of a module that returns checks"))
-    return Section(name, checks, host)
+    return Section(name, checks, host, source.get("seconds"))
 
 
 def _not_looked(name: str, summary: str, hint: str) -> dict[str, t.Any]:
@@ -125,7 +126,13 @@ def build(title: str, sections: t.Sequence[Section], history: History, when: dat
         "changes": changes(checks, reference),
         "runs": [{"time": iso(run.time), "status": run.status} for run in history.runs[-limit:]],
         "sections": [
-            {"name": section.name, "host": section.host, "status": worst(c["status"] for c in found), "checks": found}
+            {
+                "name": section.name,
+                "host": section.host,
+                "seconds": section.seconds,
+                "status": worst(c["status"] for c in found),
+                "checks": found,
+            }
             for section, found in groups
         ],
     }
