@@ -10,35 +10,21 @@ import typing as t
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import OpsError, Refused, WaitTimeout
 from ansible_collections.fileforge.ops.plugins.module_utils._plan import Plan
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres import index_space
-from ansible_collections.fileforge.ops.plugins.module_utils._postgres.bloat import (
-    Bloat,
-    estimate_indexes,
-    exact_index,
-    measuring_schema,
-)
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.connection import PostgresOptions, connect, one, query
-from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_check import checker
-from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_inventory import (
-    Index,
-    Inventory,
-    canonical,
-    shown,
-    take,
-)
+from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_check import Checker, checker
+from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_inventory import Inventory, shown, take
+from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_look import choose, spaces
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_plan import (
     DROP,
     REBUILD,
     Choice,
-    Chooser,
     Left,
     RebuildOptions,
-    Target,
     Task,
-    Wanted,
-    in_scope,
     plan_of,
     require_version,
 )
+from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_queue import Queue, Speed, fraction
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_rebuild import (
     APPLICATION,
     DONE,
@@ -61,14 +47,6 @@ POLL = 0.5
 LOCK_PATIENCE = 5.0
 """Seconds for the session of a run that was just killed to be gone."""
 ORPHAN_PATIENCE = 60.0
-_TABLE = """
-SELECT c.oid::bigint AS oid, c.relkind::text AS kind, c.relpages::bigint * current_setting('block_size')::int AS bytes,
-  pg_has_role(c.relowner, 'USAGE') AS is_ours, d.dattablespace::bigint AS tablespace,
-  EXISTS (SELECT FROM pg_class o WHERE o.relnamespace = c.relnamespace AND o.relname = %(name)s AND o.relkind NOT IN ('i', 'I'))
-    AS name_taken
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_database d ON d.datname = current_database()
-WHERE n.nspname = %(schema)s AND c.relname = %(table)s
-"""
 _HOLDERS = """
 SELECT l.pid, a.application_name AS application, a.client_addr::text AS address, a.backend_start::text AS since
 FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid JOIN pg_database d ON d.oid = l.database
@@ -80,19 +58,6 @@ SELECT pid, phase, coalesce(current_locker_pid, 0) AS locker, coalesce(blocks_do
   coalesce(blocks_total, 0) AS blocks_total, coalesce(tuples_done, 0) AS tuples_done, coalesce(tuples_total, 0) AS tuples_total
 FROM pg_stat_progress_create_index WHERE pid = ANY (%(pids)s)
 """
-_PHASES = (
-    ("building index: scanning table", 0.02, 0.40),
-    ("building index: sorting", 0.42, 0.0),
-    ("building index: loading", 0.45, 0.15),
-    ("building index", 0.02, 0.58),
-    ("waiting for writers before validation", 0.60, 0.0),
-    ("index validation: scanning index", 0.60, 0.10),
-    ("index validation: sorting", 0.70, 0.0),
-    ("index validation: scanning table", 0.72, 0.25),
-    ("waiting for old snapshots", 0.97, 0.0),
-    ("waiting for readers", 0.98, 0.0),
-)
-"""Beginnings of the server's names of phases, where each begins, and its part of the whole."""
 
 
 def run_rebuild(
@@ -115,15 +80,15 @@ def run_rebuild(
         if not check_mode:
             _end_orphans(connection)
         with progress.phase("look", unit=""):
-            choice = _choose(connection, options, row["version"])
-            spaces = _spaces(connection, options, choice)
+            choice = choose(connection, options, row["version"], window.end)
+            room = spaces(connection, options, choice)
         plan = plan_of(f"Maintain the indexes of database {connection.info.dbname}", choice)
         plan.require(plan_digest)
         run = Run(connection, postgres, options, choice, window, progress)
         if not check_mode:
             run.build()
             run.verify()
-        return run.result(plan, spaces, check_mode)
+        return run.result(plan, room, check_mode)
 
 
 def _take_lock(connection: psycopg.Connection[t.Any]) -> None:
@@ -162,127 +127,7 @@ def _end_orphans(connection: psycopg.Connection[t.Any]) -> None:
         raise Refused("locked", f"sessions of a killed run still build: {error.message}", hint="end them, or wait") from error
 
 
-# -- looking ---------------------------------------------------------------
-
-
-def _choose(connection: psycopg.Connection[t.Any], options: RebuildOptions, version: int) -> Choice:
-    targets = [_target(connection, wanted) for wanted in options.indexes if wanted.definition is not None]
-    inventory = take(connection)
-    notes: list[str] = []
-    bloats = _bloats(connection, options, inventory, notes)
-    choice = Chooser(inventory, options, targets, bloats, version).choose()
-    choice.notes = notes + choice.notes
-    return choice
-
-
-def _target(connection: psycopg.Connection[t.Any], wanted: Wanted) -> Target:
-    table = str(wanted.table)
-    rows = query(connection, _TABLE, {"schema": wanted.schema, "table": table, "name": wanted.name})
-    where = shown(wanted.schema, table)
-    if not rows:
-        raise Refused("no_such_table", f"there is no table {where} for index {wanted.shown}", hint="check schema and table")
-    row = rows[0]
-    if row["kind"] not in ("r", "m", "p"):
-        raise Refused("not_a_table", f"{where} is neither a table nor a materialized view", hint="check schema and table")
-    definition, unsafe = canonical(connection, wanted.schema, table, str(wanted.definition), wanted.unique)
-    return Target(
-        wanted, row["oid"], row["kind"], row["bytes"], row["tablespace"], row["is_ours"], row["name_taken"], definition, unsafe
-    )
-
-
-def _bloats(
-    connection: psycopg.Connection[t.Any], options: RebuildOptions, inventory: Inventory, notes: list[str]
-) -> dict[int, Bloat]:
-    """Bloat of the valid indexes that are looked at; what cannot be told is noted."""
-    if options.bloat == "none":
-        return {}
-    looked_at = [index for index in _looked_at(options, inventory) if index.is_valid and index.bytes >= options.bloat_min_bytes]
-    if not looked_at:
-        return {}
-    if options.bloat == "exact":
-        measuring_schema(connection)
-        found = _measured(connection, looked_at, notes)
-    else:
-        found = {bloat.oid: bloat for bloat in estimate_indexes(connection, [index.oid for index in looked_at])}
-    for index in looked_at:
-        bloat = found.get(index.oid)
-        if bloat is not None and bloat.note:
-            notes.append(f"{index.shown}: bloat {'unknown' if bloat.ratio is None else 'doubtful'}, {bloat.note}")
-    return found
-
-
-def _looked_at(options: RebuildOptions, inventory: Inventory) -> list[Index]:
-    found: dict[int, Index] = {}
-    for wanted in options.indexes:
-        index = inventory.find(wanted.schema, wanted.name)
-        for each in [] if index is None else inventory.leaves(index) if index.kind == "I" else [index]:
-            found[each.oid] = each
-    if not options.only:
-        found.update({index.oid: index for index in inventory.indexes if index.kind == "i" and in_scope(index, options.schemas)})
-    return list(found.values())
-
-
-def _measured(connection: psycopg.Connection[t.Any], indexes: t.Sequence[Index], notes: list[str]) -> dict[int, Bloat]:
-    found = {}
-    for index in indexes:
-        if index.method != "btree":
-            notes.append(f"{index.shown}: bloat unknown, {index.method} indexes cannot be measured")
-            continue
-        try:
-            found[index.oid] = exact_index(connection, index.oid)
-        except OpsError as error:
-            if error.code == "unavailable":
-                raise
-            notes.append(f"{index.shown}: bloat unknown, {error.message}")
-    return found
-
-
-def _spaces(connection: psycopg.Connection[t.Any], options: RebuildOptions, choice: Choice) -> list[index_space.Space]:
-    tablespaces = sorted({task.tablespace for task in choice.tasks if task.kind != DROP})
-    spaces = {tablespace: index_space.look(connection, tablespace) for tablespace in tablespaces}
-    return index_space.fit(choice, spaces, jobs=options.jobs, required=options.require_space)
-
-
 # -- building --------------------------------------------------------------
-
-
-class Queue:
-    """Hands out tasks: one at a time on a table, and alone where builds would wait for one another."""
-
-    def __init__(self, tasks: t.Sequence[Task]) -> None:
-        self._waiting = list(tasks)
-        self._running: list[Task] = []
-        self._changed = threading.Condition()
-
-    def next(self) -> Task | None:
-        """The next task that may begin now, waiting for one; None when none is left."""
-        with self._changed:
-            while self._waiting:
-                for task in self._waiting:
-                    if self._may_begin(task):
-                        self._waiting.remove(task)
-                        self._running.append(task)
-                        return task
-                self._changed.wait()
-            return None
-
-    def _may_begin(self, task: Task) -> bool:
-        if any(running.alone for running in self._running) or (task.alone and self._running):
-            return False
-        return all(running.table_oid != task.table_oid for running in self._running)
-
-    def done(self, task: Task) -> None:
-        """The task has ended."""
-        with self._changed:
-            self._running.remove(task)
-            self._changed.notify_all()
-
-    def drain(self) -> list[Task]:
-        """Take away all that has not begun."""
-        with self._changed:
-            waiting, self._waiting = self._waiting, []
-            self._changed.notify_all()
-            return waiting
 
 
 class Run:
@@ -414,22 +259,23 @@ class Run:
         if not self._options.verify or not pending:
             return
         options = self._options
+        inventory = take(self._connection)  # before: it leaves the search_path of a transaction empty
         with self._progress.phase("verify", total=sum(outcome.bytes_after or 0 for outcome in pending)):
             with checker(
                 self._connection, heapallindexed=options.heapallindexed, create_extension=options.create_extension
             ) as examiner:
                 for outcome in sorted(pending, key=lambda each: each.bytes_after or 0):
-                    self._verify(examiner, outcome)
+                    self._verify(examiner, inventory, outcome)
                     self._progress.advance(outcome.bytes_after or 0, outcome.task.shown)
 
-    def _verify(self, examiner: t.Any, outcome: Outcome) -> None:
+    def _verify(self, examiner: Checker, inventory: Inventory, outcome: Outcome) -> None:
         task = outcome.task
         left = self._window.end.left if self._window.end else None
         if left is not None and left <= 0:
             outcome.verify_note = "the window is over"
             return
         query(self._connection, "SELECT set_config('statement_timeout', %s, false)", (str(int((left or 0) * 1000)),))
-        index = take(self._connection, task.table_oid).find(task.schema, task.name)
+        index = inventory.find(task.schema, task.name)
         if index is None:
             outcome.verify_note = "the index was dropped or renamed meanwhile"
             return
@@ -482,31 +328,3 @@ def left_of(outcome: Outcome) -> Left:
     """A task that was not begun or not finished in time, as what is left."""
     task = outcome.task
     return Left(task.schema, task.name, task.table, outcome.reason, outcome.message)
-
-
-class Speed:
-    """How long a build takes, learnt from those before it. Much smaller ones teach nothing: they are all overhead."""
-
-    COMPARABLE = 16
-
-    def __init__(self) -> None:
-        self._seen: list[tuple[int, float]] = []
-
-    def learn(self, weight: int, seconds: float) -> None:
-        """A build of that weight took that long."""
-        self._seen.append((weight, seconds))
-
-    def expected(self, weight: int) -> float:
-        """Seconds for a build; 0 when nothing is known yet."""
-        similar = [seconds / most for most, seconds in list(self._seen) if most * self.COMPARABLE >= weight and most]
-        return weight * min(similar) if similar else 0.0
-
-
-def fraction(row: t.Mapping[str, t.Any]) -> float:
-    """How much of a build is done, from 0 to 1, for a row of pg_stat_progress_create_index."""
-    for name, begin, part in _PHASES:
-        if row["phase"].startswith(name):
-            blocks = row["blocks_done"] / row["blocks_total"] if row["blocks_total"] else 0.0
-            tuples = row["tuples_done"] / row["tuples_total"] if row["tuples_total"] else 0.0
-            return begin + part * min(1.0, max(blocks, tuples))
-    return 0.0
