@@ -102,9 +102,7 @@ def look(options: DiskOptions, *, record: bool, clock: t.Callable[[], float] = t
     wanted = list(dict.fromkeys([*options.paths, *options.required_mounts])) or _all_real(table, options.exclude)
     found = mounts.measure_all(wanted, options.timeout)
     volumes = [
-        Volume(
-            names[usage.path], usage, mounts.mount_of(usage.real_path or usage.path, table), usage.path in options.required_mounts
-        )
+        Volume(usage, mounts.mount_of(usage.real_path or usage.path, table), usage.path in options.required_mounts)
         for usage in found
     ]
     checks: list[Check] = []
