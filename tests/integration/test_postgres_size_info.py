@@ -159,8 +159,10 @@ def test_unused_needs_old_counters_and_every_standby(cluster: PostgresCluster, p
     standby.directory("run")
     try:
         target = ["-h", str(cluster.socket_directory), "-p", str(cluster.port), "-U", "postgres"]
-        standby.run("pg_basebackup", *target, "-D", str(standby.data_directory), "-R", "-c", "fast", "-X", "stream")
-        standby.configure({"port": standby.port, "unix_socket_directories": standby.socket_directory})
+        standby.run("pg_basebackup", *target, "-D", str(standby.data_directory), "-c", "fast", "-X", "stream")
+        source = f"host={cluster.socket_directory} port={cluster.port} user=postgres"
+        standby.configure({"port": standby.port, "unix_socket_directories": standby.socket_directory, "primary_conninfo": source})
+        (standby.data_directory / "standby.signal").touch()
         standby.start()
         replicating = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'"
         wait_until(lambda: cluster.execute(replicating) == [(1,)], 30, "the standby to follow")
