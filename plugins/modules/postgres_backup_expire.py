@@ -16,7 +16,7 @@ description:
   - A base backup is kept when it is younger than O(keep_days), or one of the O(keep_least) newest that can be restored, or when the
     WAL of the last O(wal_days) is replayed from it. So backups that are not made any more do not expire until nothing is left.
   - WAL is kept from the last base backup before the last O(wal_days) on, across timelines, so that every moment since can be
-    restored. Of older base backups that are kept, the WAL from their start to their end is kept, without which none can be restored.
+    restored. Of older base backups that are kept, the WAL from start to end is kept, without which none can be restored.
   - Segments are judged by timeline and number and are deleted only when they are older than O(wal_days) as well. Neither an
     abandoned timeline nor an upgraded cluster makes backups of another lose what they need.
   - While no base backup can be restored, neither base backups nor WAL are deleted. While a history file or an index cannot be read,

@@ -20,7 +20,6 @@ from ansible_collections.fileforge.ops.plugins.module_utils._backup.wal_store im
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import IntegrityError, InvalidOption, OpsError, Refused
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import RunningUpload, Store
 from ansible_collections.fileforge.ops.plugins.module_utils._plan import Plan, Step
-from ansible_collections.fileforge.ops.plugins.module_utils._postgres import wal
 from ansible_collections.fileforge.ops.plugins.module_utils._progress import Progress
 from ansible_collections.fileforge.ops.plugins.module_utils._time import iso
 
