@@ -60,6 +60,18 @@ REDIS: Spec = {
     "redis_timeout": {"type": "float", "default": 5},
 }
 
+PROMETHEUS: Spec = {
+    "prometheus_url": {"type": "str", "required": True},
+    "prometheus_token": {"type": "str", "no_log": True},
+    "prometheus_username": {"type": "str"},
+    "prometheus_password": {"type": "str", "no_log": True},
+    "prometheus_headers": {"type": "dict", "default": {}},
+    "prometheus_validate_certs": {"type": "bool", "default": True},
+    "prometheus_ca_cert": {"type": "path"},
+    "prometheus_timeout": {"type": "float", "default": 10},
+    "prometheus_attempts": {"type": "int", "default": 3},
+}
+
 PLANNED: Spec = {
     "plan_digest": {"type": "str", "no_log": False},
 }

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted((ROOT / "plugins/modules").glob("*.py"))
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
 PLAYBOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
-CONNECTIONS = ("postgres", "s3", "kube", "redis")
+CONNECTIONS = ("postgres", "s3", "kube", "redis", "prometheus")
 
 
 def strings_of(module: Path) -> dict[str, str]:
