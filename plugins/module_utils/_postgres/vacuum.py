@@ -39,7 +39,7 @@ if t.TYPE_CHECKING:
     import psycopg
 
 ROUNDS = 2
-"""ANALYZE may find dead rows that a crash had made the server forget; they are removed in the same run."""
+"""ANALYZE may find dead rows that a crash had made the server forget, and leaves some in the catalogs; both go in the same run."""
 COUNTERS_TIMEOUT = 5.0
 EMERGENCY_AGE = 1_000_000_000
 """From this age on a table is vacuumed at full speed, whatever the cost limit."""
@@ -153,9 +153,7 @@ def maintain(
                 _Run(server, options, deadline, progress, vacuumed).carry_out(works)
             seen |= {work.facts.oid for work in works if work.vacuum}
             left = {item.work.facts.oid for item in vacuumed.left}
-            done = [work.facts.oid for work in works if work.facts.oid not in left]
-            again = survey(done)
-            works = [work for work in again if work.facts.oid not in seen]
+            works = [work for work in survey(selected) if work.facts.allowed and work.facts.oid not in seen | left]
         vacuumed.holders = _holders(connection) if any(item.get("held_back") for item in vacuumed.done) else []
     _raise_failures(vacuumed)
     return vacuumed
