@@ -14,7 +14,7 @@ description:
   - Each file appears under its name only when it is whole and its checksum is right. A run that was interrupted is resumed by
     running it again.
   - Nothing is deleted outright. Files that are removed or replaced are kept below O(aside); objects that are removed or replaced
-    are kept beside the prefix, in C(<prefix>.aside).
+    are kept beside the prefix, in C(<prefix>.aside), or as older versions (O(keep_objects)).
   - Checksums come from the manifest beside the prefix (C(<prefix>.tree.jsonl.gz), which a push writes), else from the objects'
     ETags, else from their metadata C(sha256). Local files are only read again when they changed since the last run.
   - Refuses, before it touches anything, an empty source (O(allow_empty)), the removal of more than O(max_delete_percent) of the
@@ -70,6 +70,13 @@ options:
     description: Whether local files are read and hashed even when size, times and inode are those of the last run.
     type: bool
     default: false
+  keep_objects:
+    description:
+      - Where objects are kept that O(direction=push) replaces or removes. With V(aside), beside the prefix.
+      - With V(auto), as older versions when the bucket keeps versions, else beside the prefix.
+    type: str
+    choices: [aside, auto]
+    default: aside
 extends_documentation_fragment:
   - fileforge.ops.attributes
   - fileforge.ops.s3
@@ -145,7 +152,9 @@ changes:
   type: dict
   sample: {fetch: [2026/11/a.pdf], move_aside: [2024/old.pdf]}
 kept:
-  description: Directory, or prefix of the bucket, in which removed and replaced files are kept; null when there were none.
+  description:
+    - Directory, or prefix of the bucket, in which removed and replaced files are kept. Null when there were none, or when the
+      bucket keeps them as older versions.
   returned: success
   type: str
   sample: /var/lib/fileforge/uploads.aside/1f0c2a9be4d7a653
@@ -193,6 +202,7 @@ SPEC: _argspec.Spec = {
     "owner": {"type": "str"},
     "group": {"type": "str"},
     "verify": {"type": "bool", "default": False},
+    "keep_objects": {"type": "str", "choices": ["aside", "auto"], "default": "aside"},
 }
 
 

@@ -180,6 +180,16 @@ class Store:
         with self._errors("look at the bucket"):
             self.client.list_objects_v2(Bucket=self.bucket, MaxKeys=1)
 
+    def keeps_versions(self) -> bool:
+        """Whether the bucket keeps objects that are replaced or deleted; no when the service or the credentials do not tell."""
+        try:
+            with self._errors("look at the versioning of"):
+                return bool(self.client.get_bucket_versioning(Bucket=self.bucket).get("Status") == "Enabled")
+        except (Unavailable, InvalidOption):
+            raise
+        except OpsError:
+            return False
+
     def list(self, prefix: str = "", *, start_after: str = "") -> t.Iterator[ObjectInfo]:
         """Objects whose key begins with ``prefix``, in key order, a page at a time."""
         arguments = {"Bucket": self.bucket, "Prefix": prefix}

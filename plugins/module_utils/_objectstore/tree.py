@@ -39,6 +39,10 @@ SPARE = 64 * 1024 * 1024
 """Bytes that must stay free on the file system."""
 
 
+ASIDE, AUTO = "aside", "auto"
+"""Where objects are kept that a push replaces or removes: in a prefix, or wherever the bucket itself keeps them."""
+
+
 @dataclasses.dataclass(frozen=True)
 class TreeOptions:
     """What to make equal to what. ``owner`` and ``group`` are names or numbers."""
@@ -54,6 +58,7 @@ class TreeOptions:
     owner: str | None = None
     group: str | None = None
     verify: bool = False
+    keep_objects: str = ASIDE
 
     @property
     def removes(self) -> bool:
@@ -75,6 +80,8 @@ class TreeOptions:
             raise InvalidOption("prefix", self.prefix, "pushing needs one: the manifest has its place beside it")
         if not 0 <= self.max_delete_percent <= 100:
             raise InvalidOption("max_delete_percent", self.max_delete_percent, "must be between 0 and 100")
+        if self.keep_objects not in (ASIDE, AUTO):
+            raise InvalidOption("keep_objects", self.keep_objects, f"must be {ASIDE} or {AUTO}")
         if not 1 <= self.jobs <= 64:
             raise InvalidOption("jobs", self.jobs, "must be between 1 and 64")
 
@@ -126,6 +133,8 @@ class Tree:
         self.manifest_key = manifest_key(options.folder)
         self.manifest_etag: str | None = None
         self.unfinished: str | None = None
+        self.versions = False
+        """Whether the bucket keeps what a push replaces or removes as older versions."""
 
     def __enter__(self) -> Tree:
         return self
@@ -137,6 +146,7 @@ class Tree:
 
     def make_plan(self) -> Plan:
         """Look at both sides and decide. Raises Refused when the difference is not one to carry out."""
+        self.versions = not self.pull and self.options.keep_objects == AUTO and self.store.keeps_versions()
         with os_errors(self.ground.path):
             self.ground.check()
             self._list()
@@ -353,6 +363,9 @@ class Tree:
         if kind == "manifest":
             return Step(action, self.manifest_key or "", count=size)
         detail = f"sha256 of the list {found.hexdigest()[:DIGEST_LENGTH]}"
+        if self.versions and destructive:
+            action = "delete" if action == "move_aside" else action
+            detail += ", kept as older versions"
         return Step(action, target, count, None if kind == "set" else size, destructive, detail)
 
     def actions(self, kind: str, *, below: int | None = None, least: int = 0) -> t.Iterator[Row]:

@@ -132,6 +132,8 @@ class Push:
     # -- keeping what is replaced or removed ---------------------------------------------------------------------------
 
     def _keep(self, path: bytes) -> None:
+        if self._tree.versions:
+            return
         text = path_text(path)
         with contextlib.suppress(NotFound):
             self._store.copy(self._prefix + text, f"{self.kept_path}/{text}")

@@ -67,7 +67,7 @@ def _apply(tree: Tree, locks: contextlib.ExitStack) -> tuple[str | None, str]:
     work = Pull(tree) if tree.pull else Push(tree)
     work.run()
     inventory.end(ground.state_file)
-    keeps = os.path.isdir(work.kept_path) if tree.pull else tree.plan.destructive
+    keeps = os.path.isdir(work.kept_path) if tree.pull else tree.plan.destructive and not tree.versions
     return work.kept_path if keeps else None, work.summary()
 
 

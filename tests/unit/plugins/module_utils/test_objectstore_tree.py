@@ -158,6 +158,23 @@ def test_push_makes_equal_and_loses_nothing(local: dict[str, bytes], remote: dic
         assert read(other.root) == local
 
 
+@pytest.mark.parametrize("versions", [True, False])
+def test_push_leaves_keeping_to_a_bucket_with_versions(world: World, monkeypatch: pytest.MonkeyPatch, versions: bool) -> None:
+    world.store = MemoryStore({f"files/{path}": b"1" for path in ("same", "changed", "gone")})
+    fill(world.root, {"same": b"1", "changed": b"22"})
+    monkeypatch.setattr(world.store, "keeps_versions", lambda: versions, raising=False)
+    done = world.run(direction="push", delete=True, max_delete_percent=100, keep_objects="auto")
+    aside = [key for key in world.store.objects if ".aside/" in key]
+    actions = [step["action"] for step in done["plan"]["steps"]]
+    if versions:
+        assert aside == [] and done["kept"] is None and actions == ["replace", "delete", "write"]
+        assert all("older versions" in step["detail"] for step in done["plan"]["steps"][:2])
+    else:
+        assert len(aside) == 2 and done["kept"] and actions == ["replace", "move_aside", "write"]
+    assert "files/gone" not in world.store.objects
+    assert not world.run(direction="push", delete=True, keep_objects="auto")["changed"]
+
+
 @RUNS
 @given(local=CONSISTENT, remote=CONSISTENT, budget=st.integers(0, 6), direction=st.sampled_from(["pull", "push"]))
 def test_cut_off_anywhere_it_goes_on(local: dict[str, bytes], remote: dict[str, bytes], budget: int, direction: str) -> None:

@@ -311,3 +311,15 @@ def test_the_second_bucket_is_compared(stub: S3Stub) -> None:
     del stub.buckets["second"]
     filled(stub, "backups")
     assert checks(stub, replica="second")["policy.replica"].status == "unknown", "could not look"
+
+
+def test_a_bucket_tells_whether_it_keeps_versions(stub: S3Stub) -> None:
+    ours = store(stub, "backups")
+    assert not ours.keeps_versions()
+    bucket(stub).configuration["versioning"] = {"Status": "Enabled"}
+    assert ours.keeps_versions()
+    stub.unimplemented.add("versioning")
+    assert not ours.keeps_versions()
+    stub.unimplemented.clear()
+    stub.denied.add("versioning")
+    assert not ours.keeps_versions()

@@ -52,6 +52,7 @@ def test_every_option_reaches_the_engine(runs: list[tuple[t.Any, ...]]) -> None:
         "owner": "root",
         "group": "root",
         "verify": True,
+        "keep_objects": "auto",
     }
     assert set(given) == set(module.SPEC)
     ansible = Ansible(check_mode=True, s3_endpoint="http://s3.example", plan_digest="abc", progress_file="/tmp/p", **given)
