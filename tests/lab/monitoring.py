@@ -41,11 +41,18 @@ class Monitoring(Part):
 
     def start(self) -> None:
         ports = self.remembered.ports
-        self.rules.mkdir(parents=True, exist_ok=True)
+        for directory in (self.rules, self.textfiles, self.dashboards):
+            directory.mkdir(parents=True, exist_ok=True)
         self._configure()
         env = manifests.environment(self.layout)
         self.exporter.start(
-            ["prometheus-node-exporter", f"--web.listen-address=127.0.0.1:{ports['node_exporter']}", *_collectors()], env=env
+            [
+                "prometheus-node-exporter",
+                f"--web.listen-address=127.0.0.1:{ports['node_exporter']}",
+                f"--collector.textfile.directory={self.textfiles}",
+                *_collectors(),
+            ],
+            env=env,
         )
         argv = ["prometheus", f"--config.file={self.configuration}", f"--storage.tsdb.path={self.place / 'data'}"]
         argv += [f"--storage.tsdb.retention.time={RETENTION}", "--web.enable-lifecycle", "--log.level=warn"]
@@ -73,6 +80,26 @@ class Monitoring(Part):
     def rules(self) -> Path:
         """Rule files (*.yml) that are put here count after ``reload``."""
         return self.place / "rules"
+
+    @property
+    def textfiles(self) -> Path:
+        """Metrics (*.prom) that are put here are exported with those of the machine."""
+        return self.place / "textfiles"
+
+    @property
+    def dashboards(self) -> Path:
+        """Where a Grafana would be provisioned from."""
+        return self.place / "dashboards"
+
+    def facts(self) -> dict[str, str]:
+        """For the inventory."""
+        return {
+            "url": self.url,
+            "node_exporter_url": self.exporter_url,
+            "rules_directory": str(self.rules),
+            "textfile_directory": str(self.textfiles),
+            "dashboards_directory": str(self.dashboards),
+        }
 
     @property
     def configuration(self) -> Path:
@@ -111,7 +138,7 @@ class Monitoring(Part):
 
 def _collectors() -> list[str]:
     """Only what the runbook's metrics need: the others read much and say nothing here."""
-    wanted = ("cpu", "diskstats", "filesystem", "loadavg", "meminfo", "netdev", "stat", "time", "uname")
+    wanted = ("cpu", "diskstats", "filesystem", "loadavg", "meminfo", "netdev", "stat", "textfile", "time", "uname")
     return ["--collector.disable-defaults", *(f"--collector.{name}" for name in wanted)]
 
 
