@@ -300,6 +300,33 @@ def test_tokens_and_roles(server: KubeServer, namespace: str) -> None:
     assert allowed == [True, False]
 
 
+def test_view_role_reads_neither_nodes_nor_what_grants_rights(server: KubeServer, namespace: str) -> None:
+    for path in ("/api/v1/nodes", "/apis/rbac.authorization.k8s.io/v1/clusterroles", "/apis/coordination.k8s.io/v1/leases"):
+        assert request(server, "GET", path, token=ADMIN)[0] == 200
+        assert request(server, "GET", path, token=VIEWER)[0] == 403
+    assert request(server, "GET", f"/apis/metrics.k8s.io/v1beta1/namespaces/{namespace}/pods", token=VIEWER)[0] == 200
+
+
+def test_bound_roles_grant_what_they_say_where_they_are_bound(server: KubeServer, namespace: str) -> None:
+    token = server.add_token("reader", "rbac")
+    pods_path, log = f"/api/v1/namespaces/{namespace}/pods", f"/api/v1/namespaces/{namespace}/pods/absent/log"
+    assert request(server, "GET", pods_path, token=token)[0] == 403
+    rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}]
+    rbac = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "reader", "namespace": namespace}}
+    subjects = [{"kind": "User", "name": "reader", "apiGroup": "rbac.authorization.k8s.io"}]
+    role = {"kind": "Role", "name": "reader", "apiGroup": "rbac.authorization.k8s.io"}
+    server.apply({**rbac, "kind": "Role", "rules": rules}, {**rbac, "kind": "RoleBinding", "subjects": subjects, "roleRef": role})
+    assert request(server, "GET", pods_path, token=token)[0] == 200
+    code, status = request(server, "GET", log, token=token)
+    assert code == 403 and 'cannot get resource "pods/log"' in status["message"]
+    assert request(server, "DELETE", f"{pods_path}/absent", token=token)[0] == 403
+    assert request(server, "GET", "/api/v1/namespaces/default/pods", token=token)[0] == 403
+    assert request(server, "GET", "/api/v1/pods", token=token)[0] == 403
+    logs = {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]}
+    server.apply({**rbac, "kind": "Role", "rules": [*rules, logs]})
+    assert request(server, "GET", log, token=token)[0] == 404
+
+
 # kubectl
 
 
@@ -402,6 +429,7 @@ def test_crash_loop_backs_off_and_keeps_the_previous_log(server: KubeServer, nam
     wait_until(looping, 20, "a crash loop")
     status = status_of(server, namespace, "crash")
     assert status["lastState"]["terminated"]["exitCode"] == 7
+    assert status["lastState"]["terminated"]["containerID"].endswith(f"/{status['restartCount']}")  # the run that ended last
     assert server.kubectl("logs", "crash", "--previous", "-n", namespace) == "attempt\n"
     assert "CrashLoopBackOff" in server.kubectl("get", "pods", "-n", namespace)
 
@@ -422,6 +450,22 @@ def test_liveness_probe_restarts_and_out_of_memory_is_named(server: KubeServer, 
     server.kubectl("annotate", "pod", "big", "lab.fileforge.ops/oom-kill=app", "-n", namespace)
     wait_until(lambda: status_of(server, namespace, "big").get("restartCount"), 10, "a restart")
     assert status_of(server, namespace, "big")["lastState"]["terminated"]["reason"] == "OOMKilled"
+
+
+def test_evicted_pod_stays_failed_and_is_replaced(server: KubeServer, namespace: str) -> None:
+    server.apply(workload("Deployment", "web", namespace, SLEEPER, replicas=1))
+    ns = ("-n", namespace)
+    wait_until(lambda: [pod for pod in pods(server, namespace) if pod["status"]["phase"] == "Running"], 10, "the pod to run")
+    name = pods(server, namespace)[0]["metadata"]["name"]
+    message = "The node was low on resource: memory."
+    server.kubectl("annotate", "pod", name, f"lab.fileforge.ops/evict={message}", *ns)
+    wait_until(
+        lambda: server.get("deploy", "web", *ns)["status"].get("readyReplicas") and len(pods(server, namespace)) == 2, 15, "another"
+    )
+    status = server.get("pod", name, *ns)["status"]
+    assert (status["phase"], status["reason"], status["message"]) == ("Failed", "Evicted", message)
+    assert status["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 137
+    assert "Evicted" in server.kubectl("get", "events", *ns)
 
 
 def test_environment_init_containers_and_jobs(server: KubeServer, namespace: str, place: Path) -> None:

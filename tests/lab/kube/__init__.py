@@ -20,9 +20,13 @@ What a pod is here:
 - A Service listens on its own loopback address and on 127.0.0.1 at its ``nodePort``, and forwards to the ready pods.
 - There are no mounts, no network name spaces, no exec, attach or port-forward.
 
+A line of the token file is ``TOKEN,USER,RIGHT``: ``admin`` may do everything, ``view`` what the ClusterRole of that name allows (no
+Secrets, no nodes), ``rbac`` what Roles and ClusterRoles allow that are bound to the user (``system:serviceaccount:NAMESPACE:NAME``
+for a service account).
+
 Faults that tests switch on, at any time, in the ConfigMap ``kube-system/lab-controls``: ``unpullableImages`` (lines of a
 pattern and, if wanted, not-found, unauthorized or timeout), ``metrics`` (``on``, ``missing`` for 404, ``broken`` for 503). A
 container over its memory limit is killed with OOMKilled; the pod annotation ``lab.fileforge.ops/oom-kill: CONTAINER`` does that
-to one that is not. A ResourceQuota refuses pods. Requests larger than the node's ``--cpu`` and ``--memory`` leave pods
-unscheduled.
+to one that is not; ``lab.fileforge.ops/evict: MESSAGE`` evicts the pod as a node under pressure does. A ResourceQuota refuses
+pods. Requests larger than the node's ``--cpu`` and ``--memory`` leave pods unscheduled.
 """

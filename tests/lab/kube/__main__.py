@@ -19,7 +19,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.lab.kube", description="A small Kubernetes API with local pods.")
     parser.add_argument("--state", type=Path, required=True, help="directory for objects, containers and their logs")
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 takes a free one")
-    parser.add_argument("--token-file", type=Path, help="lines TOKEN,USER,admin|view; without it everybody is admin")
+    parser.add_argument("--token-file", type=Path, help="lines TOKEN,USER,admin|view|rbac; without it everybody is admin")
     parser.add_argument("--tls", action="store_true", help="serve HTTPS: kubectl sends tokens over TLS only")
     parser.add_argument("--kubeconfig", type=Path, help="write a kubeconfig for the first admin to this file")
     parser.add_argument("--run-as", help="user that containers run as (the server must be root)")

@@ -219,7 +219,8 @@ class Api:
             asked = review["spec"].get("resourceAttributes") or {}
             group_version = f"{asked['group']}/v1" if asked.get("group") else "v1"
             resource = resources.BY_PATH.get((group_version, asked.get("resource", "")))
-            allowed = resource is not None and call.user.may(asked.get("verb", ""), resource)
+            place = (asked.get("subresource", ""), asked.get("namespace", ""), asked.get("name", ""))
+            allowed = resource is not None and call.user.may(asked.get("verb", ""), resource, *place)
             review.update(apiVersion=call.resource.group_version, kind=call.resource.kind, status={"allowed": allowed})
             return _json(review, 201)
         if settings.metrics_mode(self._store) == "broken":

@@ -103,7 +103,7 @@ class Container:
         status: Object = {
             "name": self.name,
             "state": self._state(),
-            "lastState": self.last,
+            "lastState": self._last_state(),
             "ready": self.ready or (self.done and self.succeeded and self._policy != "Always"),
             "restartCount": self.restarts,
             "image": self.spec.get("image", ""),
@@ -123,12 +123,21 @@ class Container:
             if started is None:
                 return {"waiting": {"reason": "ContainerCreating"}}
             return {"running": {"startedAt": f"{started['time'][:19]}Z"}}
-        if self.done or time.monotonic() >= self._retry_at:
+        if not self._backing_off:
             return {"terminated": self.terminated}
         wait = self._delay()
         identity = f"{self.pod['metadata']['name']}_{self.pod['metadata']['namespace']}({self.pod['metadata']['uid']})"
         message = f"back-off {wait:g}s restarting failed container={self.name} pod={identity}"
         return {"waiting": {"reason": "CrashLoopBackOff", "message": message}}
+
+    @property
+    def _backing_off(self) -> bool:
+        """Ended, and waiting to be started again."""
+        return self.terminated is not None and not self.done and time.monotonic() < self._retry_at
+
+    def _last_state(self) -> Object:
+        """While it waits to be started again, the run that ended last is the last state."""
+        return {"terminated": self.terminated} if self._backing_off else self.last
 
     def _id(self, number: int) -> str:
         return f"lab://{self.pod['metadata']['uid']}/{self.name}/{number}"

@@ -20,6 +20,7 @@ from .store import Store
 
 TICK = 0.1
 OOM_ANNOTATION = "lab.fileforge.ops/oom-kill"
+EVICT_ANNOTATION = "lab.fileforge.ops/evict"
 _LOG = logging.getLogger(__name__)
 
 
@@ -161,6 +162,8 @@ class PodWorker:
         """One look at everything; whether the pod is over."""
         if is_terminating(self._pod):
             return self._shut_down()
+        if self._evicted():
+            return False
         if is_finished(self._pod) and all(not container.running for container in self._containers):
             return False
         initialised = self._step_init()
@@ -170,6 +173,27 @@ class PodWorker:
         self._watch_memory()
         self._report(initialised)
         return False
+
+    def _evicted(self) -> bool:
+        """Kill and fail a pod that is to be evicted; what the annotation says is the message."""
+        message = (self._pod["metadata"].get("annotations") or {}).get(EVICT_ANNOTATION)
+        if message is None:
+            return False
+        for container in self._containers:
+            if container.running:
+                container.stop_probes()
+                container.kill()
+                container.step()
+        if any(container.running for container in self._containers):
+            return True
+        if not is_finished(self._pod):
+            self._report(True)
+            status: Object = copy.deepcopy(self._pod["status"])
+            set_condition(status["conditions"], "DisruptionTarget", "True", "TerminationByKubelet", message)
+            status.update(phase="Failed", reason="Evicted", message=message)
+            self._host.events.warning(self._pod, "Evicted", message)
+            self._pod = self._store.set_status(resources.PODS, self._pod, status) or self._pod
+        return True
 
     def _step_init(self) -> bool:
         for container in self._init:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import typing as t
+import uuid
 from pathlib import Path
 
 from tests.lab import ROOT
@@ -46,15 +47,29 @@ class KubeServer:
 
     def start(self) -> KubeServer:
         self.root.mkdir(parents=True, exist_ok=True)
-        tokens = self.root / "tokens"
+        tokens = self.tokens
         tokens.touch(0o600)
-        tokens.write_text(f"{ADMIN},admin,admin\n{VIEWER},viewer,view\n", encoding="utf-8")
+        if not tokens.read_text(encoding="utf-8"):
+            tokens.write_text(f"{ADMIN},admin,admin\n{VIEWER},viewer,view\n", encoding="utf-8")
         self.kubeconfig.unlink(missing_ok=True)
         argv = [sys.executable, "-m", "tests.lab.kube", "--port", str(self.port), "--state", str(self.state), "--tls"]
         argv += ["--token-file", str(tokens), "--kubeconfig", str(self.kubeconfig), *self._options]
         self.daemon.start(argv, cwd=str(ROOT))
         wait_until(self._ready, 30, "the API to answer")
         return self
+
+    @property
+    def tokens(self) -> Path:
+        return self.root / "tokens"
+
+    def add_token(self, user: str, right: str) -> str:
+        """A token for another user; the server reads it with the next request."""
+        token = f"token-of-{user.replace(':', '-')}-{uuid.uuid4().hex[:8]}"
+        partial = self.tokens.with_suffix(".partial")
+        partial.touch(0o600)
+        partial.write_text(f"{self.tokens.read_text(encoding='utf-8')}{token},{user},{right}\n", encoding="utf-8")
+        partial.replace(self.tokens)
+        return token
 
     def _ready(self) -> bool:
         if self.daemon.pid is None:

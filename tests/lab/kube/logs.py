@@ -71,19 +71,29 @@ class LogRequest:
         return text if self.limit is None else text[: self.limit]
 
 
+def _status_of(pod: Object, container: str) -> Object:
+    fields = ("initContainerStatuses", "containerStatuses")
+    found = [entry for field in fields for entry in pod["status"].get(field) or [] if entry["name"] == container]
+    return found[0] if found else {}
+
+
+def _backing_off(pod: Object, container: str) -> bool:
+    """Whether the run that ended last is the previous one, because the next one has not begun."""
+    return "waiting" in _status_of(pod, container).get("state", {})
+
+
 def process_of(places: Places, pod: Object, request: LogRequest) -> Process:
     """The attempt whose log is wanted; raises BadRequest as the server does when there is none."""
     name = pod["metadata"]["name"]
     number = places.last_attempt(pod, request.container)
     if number is None:
-        statuses = {entry["name"]: entry for entry in pod["status"].get("containerStatuses") or []}
-        waiting = statuses.get(request.container, {}).get("state", {}).get("waiting", {})
+        waiting = _status_of(pod, request.container).get("state", {}).get("waiting", {})
         reason = waiting.get("reason", "ContainerCreating")
         if reason in ("ErrImagePull", "ImagePullBackOff"):
             reason = "trying and failing to pull image"
         raise bad_request(f'container "{request.container}" in pod "{name}" is waiting to start: {reason}')
     if request.previous:
-        number -= 1
+        number -= not _backing_off(pod, request.container)
         if number < 0 or not places.attempt(pod, request.container, number).exists():
             raise bad_request(f'previous terminated container "{request.container}" in pod "{name}" not found')
     return Process(places.attempt(pod, request.container, number))

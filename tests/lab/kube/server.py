@@ -43,7 +43,7 @@ class Cluster:
         self._lock = _lock(settings.state)
         self.store = Store(settings.state / "objects.sqlite")
         self.kubelet = Kubelet(self.store, settings)
-        self.tokens = Tokens(settings.token_file)
+        self.tokens = Tokens(settings.token_file, self.store)
         self._api = Api(self.store, self.kubelet, self.tokens)
         self._proxy = ServiceProxy(self.store, settings)
         self._controllers = (
