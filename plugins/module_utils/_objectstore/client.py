@@ -185,9 +185,9 @@ class Store:
         try:
             with self._errors("look at the versioning of"):
                 return bool(self.client.get_bucket_versioning(Bucket=self.bucket).get("Status") == "Enabled")
-        except (Unavailable, InvalidOption):
-            raise
-        except OpsError:
+        except OpsError as error:
+            if isinstance(error, (Unavailable, InvalidOption)) and error.state.get("s3_code") != "NotImplemented":
+                raise
             return False
 
     def list(self, prefix: str = "", *, start_after: str = "") -> t.Iterator[ObjectInfo]:
