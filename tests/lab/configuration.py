@@ -79,3 +79,14 @@ def check_out(repository: Path, checkout: Path) -> None:
     git("clone", "--quiet", "--branch", BRANCH, str(repository), str(fresh), cwd=repository.parent)
     shutil.rmtree(checkout, ignore_errors=True)
     fresh.rename(checkout)
+
+
+def make_logs(logs: Path, logrotate: Path) -> None:
+    """The directory of the logs, and a configuration of logrotate that includes a directory of stanzas."""
+    stanzas = logrotate / "logrotate.d"
+    for directory in (logs, logrotate, stanzas):
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o755)
+    main = logrotate / "logrotate.conf"
+    main.write_text(f"weekly\nrotate 4\ncreate\ninclude {stanzas}\n", encoding="utf-8")
+    main.chmod(0o644)

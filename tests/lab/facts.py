@@ -52,6 +52,21 @@ class Layout:
         return self.state / "app" / "uploads"
 
     @property
+    def logs(self) -> Path:
+        """The application's logs."""
+        return self.state / "app" / "log"
+
+    @property
+    def log_pid(self) -> Path:
+        """The process that writes them."""
+        return self.run / "writer-log.pid"
+
+    @property
+    def logrotate(self) -> Path:
+        """A configuration of logrotate as /etc has one."""
+        return self.state / "logrotate"
+
+    @property
     def repository(self) -> Path:
         return self.state / "git" / "production-config.git"
 

@@ -194,13 +194,22 @@ class Lab:
                 "commit": configuration.head(layout.repository),
             },
             "uploads": {"path": str(layout.uploads), "owner": _user(), "group": _group()},
+            "logs": {
+                "directory": str(layout.logs),
+                "pid_file": str(layout.log_pid),
+                "owner": _user(),
+                "group": _group(),
+                "logrotate_config": str(layout.logrotate / "logrotate.conf"),
+                "logrotate_directory": str(layout.logrotate / "logrotate.d"),
+                "logrotate_state": str(layout.logrotate / "status"),
+            },
             "kube": {
                 "kubeconfig": str(layout.kubeconfig),
                 "url": self.part(Kubernetes).url,
                 "namespace": NAMESPACE,
                 "deployments": [BACKEND, WORKER],
             },
-            "prometheus": {"url": self.part(Monitoring).url, "node_exporter_url": self.part(Monitoring).exporter_url},
+            "prometheus": self.part(Monitoring).facts(),
             "tls": self._tls(),
             "app": {"url": self.part(Application).url, "health_url": f"{self.part(Application).url}/health"},
         }

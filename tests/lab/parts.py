@@ -297,6 +297,8 @@ class Writer(Process):
 
     def start(self) -> None:
         env = {**manifests.environment(self.layout), "FILEFORGE_DATABASE_PASSWORD": self.remembered.database_password}
+        configuration.make_logs(self.layout.logs, self.layout.logrotate)
+        env |= {"FILEFORGE_LOG": str(self.layout.logs / "writer.log"), "FILEFORGE_LOG_PID": str(self.layout.log_pid)}
         self.daemon.start([sys.executable, "-m", "tests.lab.app.writer"], env=env, cwd=str(ROOT))
         self.await_health()
 

@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+from pathlib import Path
 
+from tests.lab.app.logfile import LogFile
 from tests.lab.app.settings import Settings
 
 INTERVAL = 0.2
@@ -19,6 +22,7 @@ def main() -> None:
 
     settings = Settings.load()
     ended = threading.Event()
+    log = LogFile(Path(os.environ["FILEFORGE_LOG"]), Path(os.environ["FILEFORGE_LOG_PID"]))
     signal.signal(signal.SIGTERM, lambda *_unused: ended.set())
     while not ended.is_set():
         try:
@@ -28,8 +32,10 @@ def main() -> None:
                 print("connected", flush=True)
                 while not ended.wait(INTERVAL):
                     connection.execute(INSERT)
+                    log.write("heartbeat committed")
         except psycopg.Error as error:
             print(f"waiting: {type(error).__name__}", flush=True)
+            log.write(f"waiting for the database: {type(error).__name__}")
             ended.wait(1.0)
 
 
