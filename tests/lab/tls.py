@@ -121,7 +121,7 @@ class Authority:
         names = ["pebble-challtestsrv", "-dns01", f"127.0.0.1:{ports['dns']}", "-defaultIPv6", ""]
         names += ["-http01", "", "-https01", "", "-tlsalpn01", "", "-management", f"127.0.0.1:{ports['dns_management']}"]
         self.names.start(names, env=self.env, cwd=str(paths.root))
-        quick = {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"}
+        quick = {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0", "PEBBLE_AUTHZREUSE": "0"}
         argv = ["pebble", "-config", str(file), "-dnsserver", f"127.0.0.1:{ports['dns']}"]
         self.daemon.start(argv, env={**self.env, **quick}, cwd=str(paths.root))
         wait_until(self._answers, 30, "pebble to answer")
