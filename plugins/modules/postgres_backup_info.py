@@ -13,8 +13,8 @@ author:
   - FileForge operations (@fileforge)
 description:
   - Lists base backups, WAL and dumps, and works out from when to when a database can be restored on each timeline.
-  - Judges them by checks. C(backup.age), C(backup.complete), C(backup.wal_contiguous), C(backup.rpo), and with O(target_time)
-    C(backup.target_reachable).
+  - Judges them by checks. C(backup.age), C(backup.complete), C(backup.wal_contiguous), C(backup.rpo), C(backup.verified), and with
+    O(target_time) C(backup.target_reachable).
   - The recovery point is measured by the last transaction inside the newest contiguous WAL, not by the times of objects.
   - When the bucket cannot be reached, the checks are C(unknown) and the module does not fail.
   - Needs no database. It reads the bucket only.
@@ -31,6 +31,12 @@ options:
     description: Age in seconds from which the newest complete base backup is too old. The default is a day and two hours.
     type: int
     default: 93600
+  max_verified_age:
+    description:
+      - Age in seconds from which the last good verdict of M(fileforge.ops.postgres_backup_verify) is too old. The default is eight
+        days. With V(0) there is no check of verifications.
+    type: int
+    default: 691200
   target_time:
     description: A point in time to be looked at, as an ISO 8601 date and time with an offset from UTC. Could it be restored?
     type: str
@@ -76,9 +82,15 @@ wal:
   elements: dict
   returned: success
 dumps:
-  description: Dumps, oldest first.
+  description:
+    - Dumps, oldest first, each with C(name), C(key), C(format), C(bytes), C(modified), C(complete) and C(problem), and those with a
+      manifest with C(database), C(tables) and C(rows).
   type: list
   elements: dict
+  returned: success
+last_verified:
+  description: The newest verification that found everything good, with C(kind), C(backup), C(finished) and C(host). Empty for none.
+  type: dict
   returned: success
 restorable:
   description: What can be restored to. Any time after C(from) and not after C(to), on this timeline.
@@ -129,6 +141,7 @@ ARGUMENTS = merge(
         "prefix": {"type": "str", "default": ""},
         "rpo": {"type": "int", "default": 3600},
         "max_backup_age": {"type": "int", "default": 93600},
+        "max_verified_age": {"type": "int", "default": 691200},
         "target_time": {"type": "str"},
     },
 )
@@ -136,6 +149,7 @@ NOTHING: dict[str, t.Any] = {
     "backups": [],
     "wal": [],
     "dumps": [],
+    "last_verified": None,
     "restorable": [],
     "rpo_seconds": None,
     "last_transaction": None,
@@ -148,7 +162,9 @@ def limits_of(params: dict[str, t.Any]) -> Limits:
         if params[name] < 1:
             raise InvalidOption(name, params[name], "must be at least 1")
     target = parse_time(params["target_time"], "target_time") if params["target_time"] else None
-    return Limits(params["rpo"], params["max_backup_age"], target)
+    if params["max_verified_age"] < 0:
+        raise InvalidOption("max_verified_age", params["max_verified_age"], "must be at least 0")
+    return Limits(params["rpo"], params["max_backup_age"], target, params["max_verified_age"])
 
 
 def look(params: dict[str, t.Any]) -> dict[str, t.Any]:
@@ -162,6 +178,7 @@ def look(params: dict[str, t.Any]) -> dict[str, t.Any]:
             "backups": report.backups,
             "wal": report.wal(),
             "dumps": report.dumps(),
+            "last_verified": report.last_verified,
             "restorable": [item.as_dict() for item in report.restorable()],
             "rpo_seconds": report.rpo_seconds,
             "last_transaction": iso(report.last_transaction),

@@ -15,7 +15,7 @@ import json
 import re
 import typing as t
 
-from ansible_collections.fileforge.ops.plugins.module_utils._errors import IntegrityError, NotFound, Refused
+from ansible_collections.fileforge.ops.plugins.module_utils._errors import IntegrityError, InvalidOption, NotFound, Refused
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import ObjectInfo, Store
 from ansible_collections.fileforge.ops.plugins.module_utils._time import iso, parse_time
 
@@ -112,7 +112,7 @@ class DumpManifest:
             value["roles"], value["tablespaces"] = tuple(value["roles"]), tuple(value["tablespaces"])
             manifest = cls(**value)
             manifest.check()
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, InvalidOption) as error:
             raise IntegrityError(f"not the manifest of a dump: {error}") from error
         return manifest
 

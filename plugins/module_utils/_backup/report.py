@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import typing as t
 
+from ansible_collections.fileforge.ops.plugins.module_utils._backup import verifications
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.base_backups import BaseBackup
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.catalog import Catalog, Restorable, plan_recovery
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.wal_chain import Chain
@@ -16,6 +18,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._errors import Integ
 from ansible_collections.fileforge.ops.plugins.module_utils._time import duration_text, iso
 
 BACKUP_HINT = "make one: playbooks/backup.yml"
+VERIFY_HINT = "verify one: playbooks/backup-verify.yml"
 ARCHIVE_HINT = "look at pg_stat_archiver and the server's log, and prove archiving: postgres_wal_archive"
 
 
@@ -26,6 +29,8 @@ class Limits:
     rpo: int
     max_backup_age: int
     target_time: datetime.datetime | None = None
+    max_verified_age: int = 691200
+    """0 asks for no verification."""
 
 
 class Report:
@@ -103,6 +108,8 @@ class Report:
     def checks(self) -> list[Check]:
         """All of them; what could not be looked at is unknown."""
         found = [self._age(), self._complete(), self._contiguous(), self._rpo()]
+        if self._limits.max_verified_age:
+            found.append(self._verified())
         if self._limits.target_time is not None:
             found.append(self._reachable(self._limits.target_time))
         return found
@@ -192,6 +199,49 @@ class Report:
             {"last_transaction": iso(self.last_transaction), "newest_segment": last.name, "stored": iso(last.last_modified)},
         )
 
+    @functools.cached_property
+    def _records(self) -> list[verifications.Verification]:
+        """Newest first, up to the newest good one."""
+        records = []
+        for record in verifications.newest_first(self._catalog.store, self._catalog.prefix):
+            records.append(record)
+            if record.ok:
+                break
+        return records
+
+    @property
+    def last_verified(self) -> dict[str, t.Any] | None:
+        """The newest verification that found everything good."""
+        good = verifications.last(self._records, good=True)
+        return None if good is None else good.as_dict()
+
+    def _verified(self) -> Check:
+        """When a backup was last proved to be good. A bad verdict on what is still the newest of its kind is critical."""
+        name, limit = "backup.verified", self._limits.max_verified_age
+        if not self._records:
+            return Check(name, WARNING, "no backup was ever verified", None, "s", limit, None, VERIFY_HINT)
+        newest, good = self._records[0], verifications.last(self._records, good=True)
+        age = None if good is None else max(0.0, (self._now - good.finished_at).total_seconds())
+        since = "no backup was ever found good" if good is None or age is None else f"{good.backup} was {duration_text(age)} ago"
+        value = None if age is None else round(age, 1)
+        evidence = {"newest": newest.as_dict(), "good": None if good is None else good.as_dict()}
+        if not newest.ok:
+            bad = [check["summary"] for check in newest.checks if check["status"] == CRITICAL]
+            summary = f"the verification of {newest.kind} {newest.backup} at {newest.finished} ended {newest.status}"
+            summary += f": {bad[0]}" if bad else ""
+            status = CRITICAL if newest.status == CRITICAL and self._newest_of(newest.kind) == newest.backup else WARNING
+            return Check(name, status, f"{summary}; {since}", value, "s", limit, None, VERIFY_HINT, evidence)
+        summary = f"the last good verification, of {newest.kind} {since}"
+        return Check(name, grade(age, limit, None), summary, value, "s", limit, None, VERIFY_HINT, evidence)
+
+    def _newest_of(self, kind: str) -> str:
+        """Name of the newest backup of a kind that was finished."""
+        if kind == verifications.DUMP:
+            names = [dump.name for dump in self._catalog.dumps if dump.has_manifest]
+        else:
+            names = [backup.name for backup in self._catalog.backups if backup.has_index or backup.plain]
+        return names[-1] if names else ""
+
     def _reachable(self, target: datetime.datetime) -> Check:
         name = "backup.target_reachable"
         try:
@@ -212,6 +262,8 @@ class Report:
 def unknown_checks(error: OpsError, limits: Limits) -> list[Check]:
     """What is known when the bucket could not be looked at: nothing."""
     names = ["backup.age", "backup.complete", "backup.wal_contiguous", "backup.rpo"]
+    if limits.max_verified_age:
+        names.append("backup.verified")
     if limits.target_time is not None:
         names.append("backup.target_reachable")
     return [Check(name, UNKNOWN, f"could not look: {error.message}", hint=error.hint) for name in names]

@@ -13,7 +13,7 @@ import json
 import typing as t
 
 from ansible_collections.fileforge.ops.plugins.module_utils._checks import OK, STATUSES
-from ansible_collections.fileforge.ops.plugins.module_utils._errors import IntegrityError
+from ansible_collections.fileforge.ops.plugins.module_utils._errors import IntegrityError, InvalidOption
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import Store
 from ansible_collections.fileforge.ops.plugins.module_utils._time import parse_time
 
@@ -73,7 +73,7 @@ class Verification:
             parse_time(record.finished, "finished")
             if record.kind not in KINDS or record.status not in STATUSES:
                 raise ValueError(f"kind {record.kind!r}, status {record.status!r}")
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, InvalidOption) as error:
             raise IntegrityError(f"not the record of a verification: {error}") from error
         return record
 

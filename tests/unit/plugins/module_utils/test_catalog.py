@@ -430,7 +430,7 @@ def test_labels_are_found_wherever_they_are() -> None:
 
 
 def checks(place: Place, now: float, **limits: t.Any) -> dict[str, t.Any]:
-    report = Report(load(place), Limits(**{"rpo": 60, "max_backup_age": 1000, **limits}), at(now))
+    report = Report(load(place), Limits(**{"rpo": 60, "max_backup_age": 1000, "max_verified_age": 0, **limits}), at(now))
     return {check.id: check for check in report.checks()}
 
 

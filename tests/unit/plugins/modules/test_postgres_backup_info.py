@@ -23,7 +23,9 @@ def test_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result["changed"] is False and result["backups"][0]["name"] == "2026-11-23-1400"
     assert result["restorable"][0]["to"] == "2026-11-23T14:00:07.999999+00:00"
     assert result["last_transaction"] == "2026-11-23T14:00:08.000000+00:00" and result["rpo_seconds"] > 0
-    assert len(result["checks"]) == 5 and result["wal"][0]["ranges"][0]["count"] == 4
+    assert [check["id"] for check in result["checks"]][-2:] == ["backup.verified", "backup.target_reachable"]
+    assert result["last_verified"] is None
+    assert len(module.look(params(max_verified_age=0))["checks"]) == 4 and result["wal"][0]["ranges"][0]["count"] == 4
 
 
 def test_could_not_look_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +39,7 @@ def test_could_not_look_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(module.NOTHING) <= set(result)
 
 
-@pytest.mark.parametrize("wrong", [{"rpo": 0}, {"max_backup_age": -1}, {"target_time": "yesterday"}])
+@pytest.mark.parametrize("wrong", [{"rpo": 0}, {"max_backup_age": -1}, {"max_verified_age": -1}, {"target_time": "yesterday"}])
 def test_wrong_options(wrong: dict[str, t.Any]) -> None:
     with pytest.raises(InvalidOption):
         module.look(params(**wrong))
