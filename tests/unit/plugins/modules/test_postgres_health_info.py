@@ -49,7 +49,7 @@ def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"check_timeout": 0}, "more than 0"),
     ],
 )
-def test_wrong_options_are_refused_before_connecting(monkeypatch: pytest.MonkeyPatch, changes: dict[str, t.Any], words: str) -> None:
+def test_wrong_options_are_refused(monkeypatch: pytest.MonkeyPatch, changes: dict[str, t.Any], words: str) -> None:
     monkeypatch.setattr(module, "examine", lambda *_arguments: pytest.fail("connected"))
     with pytest.raises(InvalidOption, match=words):
         module.operate(params(**changes))
