@@ -367,16 +367,22 @@ class _Run:
 
     @contextlib.contextmanager
     def _counting(self, snapshot: dump_server.Snapshot) -> t.Iterator[concurrent.futures.Future[t.Any]]:
-        """Count rows in the snapshot while the body dumps it; the server is told to stop when the body fails."""
+        """Count rows in the snapshot while the body dumps it; the server is told to stop when the body fails.
+
+        A count that fails ends the transaction and with it the snapshot: then its error is the one that counts.
+        """
         pool = concurrent.futures.ThreadPoolExecutor(1, "count")
         future = pool.submit(dump_server.count_rows, self._connection, snapshot.tables)
         try:
             yield future
-        except BaseException:
-            if not future.done():
-                self._connection.cancel()
+        except OpsError as error:
+            first = future.exception() if future.done() else None
+            if first is not None and first is not error:
+                raise first from error
             raise
         finally:
+            if not future.done():
+                self._connection.cancel()
             pool.shutdown(wait=True)
 
     def _argv(self, snapshot: dump_server.Snapshot) -> list[str]:
