@@ -10,6 +10,7 @@ import time
 import typing as t
 import uuid
 
+import psycopg
 import pytest
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption, OpsError, Refused
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres import index_check, index_run
@@ -27,6 +28,7 @@ if t.TYPE_CHECKING:
     from tests.integration.conftest import ModuleRunner
 
 HOSTILE = 'we"ird %s\nindex; DROP'
+ONE_VERSION = pytest.mark.parametrize("any_server", [15], indirect=True)
 STATE = """
 SELECT i.relname, x.indisvalid, pg_get_indexdef(x.indexrelid), pg_relation_size(x.indexrelid)
 FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_class t ON t.oid = x.indrelid
@@ -326,6 +328,7 @@ def test_a_lock_that_comes_in_the_middle(database: Database) -> None:
     assert database.state() == before
 
 
+@ONE_VERSION
 def test_two_runs_at_once(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index_run, "LOCK_PATIENCE", 0.3)
     database.files(1000)
@@ -367,6 +370,7 @@ def slow_function(database: Database, seconds: float) -> None:
     )
 
 
+@ONE_VERSION
 def test_the_window(database: Database) -> None:
     """The small index is built; the slow one is stopped in time, and its remains are gone before the window is over."""
     slow_function(database, 0)
@@ -388,6 +392,7 @@ def test_the_window(database: Database) -> None:
     assert {name: valid for name, (valid, _definition, _size) in database.state().items()} == {"s_slow": True, "f_id": True}
 
 
+@ONE_VERSION
 def test_a_cancelled_build_is_tidied_up(database: Database) -> None:
     database.execute("CREATE TABLE s (id int)")
     database.execute("INSERT INTO s SELECT generate_series(1, 400)")
@@ -411,6 +416,7 @@ def test_a_cancelled_build_is_tidied_up(database: Database) -> None:
     assert database.state() == before
 
 
+@ONE_VERSION
 def test_others_rights(database: Database) -> None:
     """A role that owns one table maintains that one, and says what it leaves."""
     database.files(1000)
@@ -449,3 +455,50 @@ def test_a_damaged_new_index_is_not_trusted(database: Database, monkeypatch: pyt
     with pytest.raises(OpsError, match=r"damaged: .*invariant") as caught:
         database.run(indexes=[{"name": "idx_path", "force": True}], only=True)
     assert caught.value.state["indexes"][0]["verified"] is False
+
+
+class Death:
+    """The end of a session before its nth statement, as if the process had been killed there."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.countdown = 0
+        self.struck = False
+        execute = psycopg.Connection.execute
+
+        def counted(connection: t.Any, *arguments: t.Any, **options: t.Any) -> t.Any:
+            if threading.current_thread() is not threading.main_thread() and not connection.closed:
+                self.countdown -= 1
+                if self.countdown == 0:
+                    self.struck = True
+                    connection.close()
+            return execute(connection, *arguments, **options)
+
+        monkeypatch.setattr(psycopg.Connection, "execute", counted)
+
+
+@ONE_VERSION
+@pytest.mark.parametrize("kind", ["rebuild", "replace"])
+def test_death_before_every_statement(database: Database, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Wherever it ends, the name has a valid index; the next run has nothing left to do but to complete."""
+    database.files(400)
+    death = Death(monkeypatch)
+    definitions = ("(path)", "(path, id)")
+    seen = set()
+    for number in range(1, 200):
+        definition = definitions[number % 2]
+        wanted = {"name": "idx_path", **({"force": True} if kind == "rebuild" else {"table": "files", "definition": definition})}
+        death.countdown, death.struck = number, False
+        with contextlib.suppress(OpsError):
+            database.run(indexes=[wanted], only=True, bloat="none", verify=number % 5 == 0)
+        struck, death.countdown = death.struck, 0
+        found = database.state()
+        assert found["idx_path"][0] is True and found["files_pkey"][0] is True, (number, found)
+        seen.update(name.removeprefix("idx_path")[:6] for name in found)
+        result = database.run(indexes=[{**wanted, "force": False}], only=True, bloat="none", verify=False)
+        assert not result["left"] and {name for name, value in database.state().items() if value[0]} == {"files_pkey", "idx_path"}
+        assert set(database.state()) == {"files_pkey", "idx_path"}, (number, database.state())
+        if not struck:
+            break
+    else:
+        raise AssertionError("the work has no end")
+    assert kind == "rebuild" or {"_ffnew", "_ffold"} <= seen, seen

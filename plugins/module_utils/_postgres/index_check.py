@@ -10,7 +10,7 @@ import typing as t
 
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import OpsError
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.connection import one, query
-from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_inventory import Index
+from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_inventory import Index, transaction
 
 if t.TYPE_CHECKING:
     import psycopg
@@ -51,7 +51,7 @@ class Checker:
         if statement is None:
             return Verdict(None, f"there is no check for {index.method} indexes")
         try:
-            with self._connection.transaction():
+            with transaction(self._connection):
                 query(self._connection, f"SELECT {self._schema}.{statement}", {"oid": index.oid})
         except OpsError as error:
             if error.state.get("sqlstate") in CORRUPT:
@@ -75,9 +75,9 @@ def checker(connection: psycopg.Connection[t.Any], *, heapallindexed: bool, crea
     with contextlib.ExitStack() as stack:
         rows = query(connection, _SCHEMA)
         if not rows and create_extension:
-            stack.enter_context(connection.transaction(force_rollback=True))
+            stack.enter_context(transaction(connection, rollback=True))
             try:
-                with connection.transaction():
+                with transaction(connection):
                     query(connection, "CREATE EXTENSION amcheck")
             except OpsError as error:
                 if error.code == "unavailable":

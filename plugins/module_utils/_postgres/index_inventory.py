@@ -12,6 +12,7 @@ Leftovers are recognised by what they are, never by being invalid alone:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import typing as t
@@ -19,7 +20,7 @@ import typing as t
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption, OpsError
 from ansible_collections.fileforge.ops.plugins.module_utils._module import require_library
 from ansible_collections.fileforge.ops.plugins.module_utils._plan import digest_of
-from ansible_collections.fileforge.ops.plugins.module_utils._postgres.connection import Row, one, query
+from ansible_collections.fileforge.ops.plugins.module_utils._postgres.connection import Row, one, query, query_error, translated
 
 if t.TYPE_CHECKING:
     import psycopg
@@ -132,6 +133,13 @@ def shown(*parts: str) -> str:
 def quoted(connection: psycopg.Connection[t.Any], *parts: str) -> str:
     """An identifier for a statement."""
     return str(require_library("psycopg.sql", "psycopg").Identifier(*parts).as_string(connection))
+
+
+@contextlib.contextmanager
+def transaction(connection: psycopg.Connection[t.Any], *, rollback: bool = False) -> t.Iterator[None]:
+    """A transaction, or a savepoint in one; its own statements, too, raise nothing but OpsError."""
+    with translated(f"database {connection.info.dbname}"), connection.transaction(force_rollback=rollback):
+        yield
 
 
 def rest_of(statement: str, beginning: str) -> str:
@@ -248,7 +256,7 @@ class Inventory:
 
 def take(connection: psycopg.Connection[t.Any], table_oid: int | None = None) -> Inventory:
     """The inventory of the database, or of one table."""
-    with connection.transaction():
+    with transaction(connection):
         query(connection, "SET LOCAL search_path TO ''")  # definitions must not depend on who asks
         rows = query(connection, _LISTING, {"table": table_oid})
         busy = query(connection, _BUSY)
@@ -265,12 +273,15 @@ def canonical(connection: psycopg.Connection[t.Any], schema: str, table: str, de
     copy = quoted(connection, "pg_temp", table)
     word = "UNIQUE " if unique else ""
     library = require_library("psycopg", "psycopg")
-    with connection.transaction(force_rollback=True):
+    with transaction(connection, rollback=True):
         query(connection, f"CREATE TEMPORARY TABLE {quoted(connection, table)} (LIKE {quoted(connection, schema, table)})")
         try:
             # Prepared, so that it can only be one statement.
             connection.execute(f"CREATE {word}INDEX {_PROBE} ON {copy} {definition}".encode(), prepare=True)
         except library.Error as error:
+            found = query_error(error, "database")
+            if found.code in ("unavailable", "timeout", "access_denied"):
+                raise
             raise InvalidOption(
                 "indexes",
                 definition,

@@ -33,6 +33,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_inve
     own_name,
     quoted,
     take,
+    transaction,
 )
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_plan import (
     CREATE,
@@ -302,7 +303,7 @@ class Worker:
         """Give the name to the new index, in one transaction, with the comment of the old one."""
         session = self._session()
         self._limit()
-        with session.transaction():
+        with transaction(session):
             if index is not None:
                 old_name = own_name(task.name, OLD, index.digest)
                 comment = one(session, "SELECT obj_description(%s::bigint::oid, 'pg_class') AS text", (index.oid,))["text"]

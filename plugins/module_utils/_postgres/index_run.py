@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import typing as t
 
@@ -71,7 +72,8 @@ def run_rebuild(
     """Carry it out; returns the module's result. Raises Refused before anything is touched, OpsError with the result after."""
     options.check()
     window = Window(options.window, options.lock_timeout)
-    with connect(postgres, lock_timeout_ms=int(options.lock_timeout * 1000), application_name=APPLICATION) as connection:
+    session = connect(postgres, lock_timeout_ms=int(options.lock_timeout * 1000), application_name=APPLICATION)
+    with contextlib.closing(session) as connection:
         row = one(connection, "SELECT pg_is_in_recovery() AS standby, current_setting('server_version_num')::int AS version")
         require_version(row["version"])
         if row["standby"]:
