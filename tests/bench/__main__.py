@@ -1,6 +1,7 @@
 # Copyright (c) FileForge operations
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""make bench: backup and restore of a database of some GB, against pg_basebackup, aws s3 cp and tar on the same data."""
+"""make bench: backup and restore of a database of some GB, against pg_basebackup, aws s3 cp and tar on the same data; and reading
+the logs of 1,000 pods."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ import typing as t
 import uuid
 from pathlib import Path
 
+from tests.bench.kube_logs import LogBench
 from tests.bench.measure import Measured, module, program
 from tests.lab.daemon import wait_until
 from tests.lab.facts import wal_interpreter
@@ -232,19 +234,9 @@ def table(lines: t.Sequence[Measured]) -> str:
     return "\n".join(rows)
 
 
-def main() -> int:
-    """Measure, print, write the JSON; 1 when memory is over its limit."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--megabytes", type=int, default=2048, help="size of the database")
-    parser.add_argument("--version", type=int, default=15, choices=[15, 18], help="15: the distribution's, 18: the packaged one")
-    parser.add_argument("--output", type=Path, help="where the JSON goes (default: bench.json in the lab's directory)")
-    given = parser.parse_args()
-    try:
-        bench = Bench(workplace(f"bench/{uuid.uuid4().hex[:8]}"), given.megabytes, given.version)
-    except PlaceError as error:
-        print(f"the bench: {error}", file=sys.stderr)
-        return 1
-    began = time.monotonic()
+def measure_postgres(given: argparse.Namespace) -> tuple[list[Measured], dict[str, t.Any], int]:
+    """Backup and restore: the lines, the verdict, the size of the database."""
+    bench = Bench(workplace(f"bench/{uuid.uuid4().hex[:8]}"), given.megabytes, given.version)
     try:
         for what, step in (
             (f"a database of about {given.megabytes} MiB", bench.fill),
@@ -257,18 +249,52 @@ def main() -> int:
             step()
     finally:
         bench.close()
-    found = verdict(bench.lines)
-    print(f"\n{table(bench.lines)}\n\n{json.dumps(found, indent=1)}")
+    return bench.lines, verdict(bench.lines), bench.size
+
+
+def measure_logs() -> tuple[list[Measured], dict[str, t.Any]]:
+    """Reading logs: the lines and the verdict."""
+    print("logs ...", flush=True)
+    bench = LogBench()
+    try:
+        bench.run()
+    finally:
+        bench.close()
+    return bench.lines, bench.verdict()
+
+
+def main() -> int:
+    """Measure, print, write the JSON; 1 when memory is over its limit or time is not linear."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--megabytes", type=int, default=2048, help="size of the database")
+    parser.add_argument("--version", type=int, default=15, choices=[15, 18], help="15: the distribution's, 18: the packaged one")
+    parser.add_argument("--output", type=Path, help="where the JSON goes (default: bench.json in the lab's directory)")
+    parser.add_argument("--part", default="all", choices=["all", "postgres", "kube-logs"], help="what to measure")
+    given = parser.parse_args()
+    began = time.monotonic()
+    lines: list[Measured] = []
+    found: dict[str, t.Any] = {}
+    size = 0
+    try:
+        if given.part in ("all", "postgres"):
+            lines, found, size = measure_postgres(given)
+        if given.part in ("all", "kube-logs"):
+            more, judged = measure_logs()
+            lines, found = [*lines, *more], {**found, **judged}
+    except PlaceError as error:
+        print(f"the bench: {error}", file=sys.stderr)
+        return 1
+    print(f"\n{table(lines)}\n\n{json.dumps(found, indent=1)}")
     output = given.output or state_directory() / "bench.json"
     content = {
-        "database_bytes": bench.size,
+        "database_bytes": size,
         "seconds": round(time.monotonic() - began, 1),
-        "lines": [{**dataclasses.asdict(line), "mib_per_second": round(line.rate, 1)} for line in bench.lines],
+        "lines": [{**dataclasses.asdict(line), "mib_per_second": round(line.rate, 1)} for line in lines],
         "verdict": found,
     }
     output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"written to {output}")
-    return 0 if found["memory_ok"] else 1
+    return 0 if all(found.get(name, True) for name in ("memory_ok", "logs_memory_ok", "logs_linear")) else 1
 
 
 if __name__ == "__main__":

@@ -208,20 +208,21 @@ def span_of(at: str) -> str:
 # messages
 
 _FOLD = re.compile(
-    r"(?P<time>\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?:\s?(?:Z\b|UTC\b|[+-]\d\d:?\d\d))?"
-    r"|\b\d{4}/\d\d/\d\d \d\d:\d\d:\d\d(?:\.\d+)?"
-    r"|\b\d{1,2}/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d(?: [+-]\d{4})?"
-    r"|\b(?:[A-Z][a-z]{2} )?[A-Z][a-z]{2} {1,2}\d{1,2} \d\d:\d\d:\d\d(?: \d{4})?"
-    r"|\b\d{4}-\d\d-\d\d\b|\b\d\d:\d\d:\d\d(?:[.,]\d+)?\b)"
-    r"|(?P<uuid>\b[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\b)"
+    r"(?<!\w)(?:"  # everything but numbers begins a word: one test for all, which is what makes this fast
+    r"(?P<time>\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)?(?:\s?(?:Z\b|UTC\b|[+-]\d\d:?\d\d))?)?(?!\w)"
+    r"|\d{4}/\d\d/\d\d \d\d:\d\d:\d\d(?:\.\d+)?"
+    r"|\d{1,2}/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d(?: [+-]\d{4})?"
+    r"|(?:[A-Z][a-z]{2} )?[A-Z][a-z]{2} {1,2}\d{1,2} \d\d:\d\d:\d\d(?: \d{4})?"
+    r"|\d\d:\d\d:\d\d(?:[.,]\d+)?(?![\w:]))"
+    r"|(?P<uuid>[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\b)"
     r"|(?P<mail>[\w.+-]+@[\w-]+\.[\w.-]*\w)"
-    r"|(?P<address>\b\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?::\d{1,5})?\b"
+    r"|(?P<address>\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?::\d{1,5})?\b"
     r"|\[?(?<![\w:.])(?=[0-9a-fA-F]{0,4}(?::[0-9a-fA-F]{0,4}){2,8}(?![\w:]))[0-9a-fA-F:]+(?:\]:\d{1,5})?)"
-    r"|(?P<hex>\b0x[0-9a-fA-F]+\b|\b(?=[0-9a-fA-F]*\d)(?=[0-9]*[a-fA-F])[0-9a-fA-F]{8,}\b)"
+    r"|(?P<hex>0x[0-9a-fA-F]+\b|(?=[a-fA-F]*\d)(?=\d*[a-fA-F])[0-9a-fA-F]{8,}\b))"
     r"|(?P<number>\d+(?:[.,]\d+)*)"
 )
 _PLACE = {"time": "<time>", "uuid": "<id>", "mail": "<mail>", "address": "<address>", "hex": "<id>", "number": "<n>"}
-_WORD = re.compile(r"(?:\w|<n>)+")
+_WORD = re.compile(r"(?<![\w>])\w*<n>(?:\w|<n>)*")
 _BLANKS = re.compile(r"\s+")
 _LEADING = re.compile(r"^(?:\[?<time>\]?[\s,:|-]*)+")
 
