@@ -54,6 +54,8 @@ MAGIC = b"PGDMP"
 NAMES = 100
 END = 60.0
 """Seconds that pg_dump has to end when it has written everything."""
+FAILS_TOO = 1.0
+"""Seconds in which a count that made pg_dump fail has failed itself."""
 SPOOL = "fileforge-dump-"
 POLL = 0.5
 
@@ -376,7 +378,7 @@ class _Run:
         try:
             yield future
         except OpsError as error:
-            first = future.exception() if future.done() else None
+            first = _failure(future)
             if first is not None and first is not error:
                 raise first from error
             raise
@@ -564,6 +566,14 @@ class _Run:
                     raise IntegrityError(f"{copy}: has {info.size} bytes instead of {manifest.size}", hint="run again")
             value = {"name": manifest.name, "format": manifest.format, "manifest": keys.manifest, "finished": manifest.finished}
             self._store.put(pointer, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode(), content_type="application/json")
+
+
+def _failure(future: concurrent.futures.Future[t.Any]) -> BaseException | None:
+    """What made it fail, if it has failed or is about to."""
+    try:
+        return future.exception(timeout=FAILS_TOO)
+    except concurrent.futures.TimeoutError:
+        return None
 
 
 def _tree_size(place: str) -> int:
