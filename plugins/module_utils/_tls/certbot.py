@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
 import re
 import typing as t
@@ -16,6 +17,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._errors import (
     ProcessFailed,
     WaitTimeout,
 )
+from ansible_collections.fileforge.ops.plugins.module_utils._wait import wait_for
 
 AUTHENTICATORS = ("webroot", "nginx", "dns_hook")
 _REASONS: tuple[tuple[str, str, str], ...] = (
@@ -139,6 +141,34 @@ def request(options: CertbotOptions, *, known: bool, same_names: bool) -> None:
         ) from error
     if done.returncode != 0:
         raise failure(f"{done.stdout}\n{done.stderr}", options.logs_directory)
+
+
+def await_other(options: CertbotOptions) -> bool:
+    """Wait until no other certbot works in the directory; whether there was one. Raises WaitTimeout."""
+    if not busy(options.config_directory):
+        return False
+    wait_for(
+        "the certbot that is running already to end",
+        lambda: busy(options.config_directory),
+        lambda is_busy: not is_busy,
+        timeout=options.certbot_timeout,
+    )
+    return True
+
+
+def busy(config_directory: str) -> bool:
+    """Whether a certbot holds its lock on the directory."""
+    try:
+        handle = os.open(os.path.join(config_directory, ".certbot.lock"), os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def failure(output: str, logs_directory: str) -> RequestFailed:

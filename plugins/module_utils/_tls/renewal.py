@@ -250,6 +250,8 @@ class Renewal:
         if self.action == NOTHING:
             return {"changed": False, **self.state("unchanged"), "summary": self._unchanged()}
         os.makedirs(self.request.order.config_directory, mode=0o755, exist_ok=True)
+        if certbot.await_other(self.request.order):
+            return Renewal(self.request).apply()  # it may have done what is to be done
         lock = os.path.join(self.request.order.config_directory, f".fileforge-{self.request.order.cert_name}.lock")
         with exclusive_lock(lock, f"renewal of {self.request.order.cert_name}"):
             undo = Undo(self)

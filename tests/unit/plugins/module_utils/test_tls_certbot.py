@@ -5,13 +5,18 @@
 from __future__ import annotations
 
 import stat
+import subprocess
+import sys
+import threading
 import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption
+from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption, WaitTimeout
 from ansible_collections.fileforge.ops.plugins.module_utils._tls import certbot as engine
 from ansible_collections.fileforge.ops.plugins.module_utils._tls.certbot import CertbotOptions, RequestFailed
+
+HOLD = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
 
 
 def options(**changes: t.Any) -> CertbotOptions:
@@ -130,3 +135,21 @@ def test_a_program_that_fails_hangs_or_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(RequestFailed) as caught:
         engine.request(options(certbot_path=str(tmp_path / "absent")), known=True, same_names=True)
     assert caught.value.state["reason"] == "certbot_missing" and "apt-get install certbot" in caught.value.hint
+
+
+def test_another_certbot_is_waited_for(tmp_path: Path) -> None:
+    """By its lock, which ends with it."""
+    order = options(config_directory=str(tmp_path))
+    assert engine.await_other(order) is False
+    (tmp_path / ".certbot.lock").touch()
+    assert engine.await_other(order) is False
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / ".certbot.lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdin and holder.stdout and holder.stdout.readline() == b"held\n"
+    assert engine.busy(str(tmp_path))
+    with pytest.raises(WaitTimeout):
+        engine.await_other(options(config_directory=str(tmp_path), certbot_timeout=0.1))
+    threading.Timer(0.2, holder.stdin.close).start()
+    assert engine.await_other(order) is True
+    assert holder.wait(10) == 0
