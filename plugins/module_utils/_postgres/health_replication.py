@@ -12,8 +12,10 @@ from ansible_collections.fileforge.ops.plugins.module_utils._postgres.connection
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.health_look import INCIDENT, KEPT, MIB, Look, size_text
 from ansible_collections.fileforge.ops.plugins.module_utils._time import duration_text
 
-IDLE_WAL = 512
-"""Bytes after the last archived segment that an idle server writes by itself (page header, running transactions, a checkpoint)."""
+IDLE_WAL = {True: 512, False: 64}
+"""Bytes after the last archived segment that count as nothing, by whether archive_timeout is set. With it the server archives the
+smallest transaction in time, and what is left are records that an idle server writes by itself (page header, running transactions,
+a checkpoint). Without it, only the page header is nothing: a transaction may stay there for ever."""
 
 _HERE = """CASE WHEN pg_is_in_recovery() THEN coalesce(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
             ELSE pg_current_wal_lsn() END"""
@@ -52,7 +54,8 @@ SELECT archived_count, failed_count, last_archived_wal, last_failed_wal,
        extract(epoch FROM clock_timestamp() - last_archived_time)::float8 AS archived,
        extract(epoch FROM clock_timestamp() - last_failed_time)::float8 AS failed,
        coalesce(last_failed_time > last_archived_time, last_failed_time IS NOT NULL) AS failing,
-       current_setting('archive_mode') AS mode, pg_size_bytes(current_setting('wal_segment_size'))::bigint AS segment,
+       current_setting('archive_mode') AS mode, current_setting('archive_timeout') <> '0' AS timed,
+       pg_size_bytes(current_setting('wal_segment_size'))::bigint AS segment,
        extract(epoch FROM clock_timestamp() - greatest(pg_postmaster_start_time(), stats_reset))::float8 AS counting
 FROM pg_stat_archiver
 """
@@ -214,9 +217,10 @@ def _archive_age(look: Look, row: Row) -> tuple[float | None, str]:
     end = _archived_end(str(row["last_archived_wal"]), int(row["segment"]))
     if end is not None and not look.server.standby:
         here = wal.parse_lsn(str(look.row("SELECT pg_current_wal_insert_lsn()::text AS here")["here"]))
-        if here - end <= IDLE_WAL:
+        if here - end <= IDLE_WAL[row["timed"]]:
             return None, f"all is archived; the last segment {duration_text(since)} ago, and nothing was written since"
-    return since, f"the last segment was archived {duration_text(since)} ago"
+    timed = "" if row["timed"] else ", and archive_timeout is 0: what is written now waits until a segment is full"
+    return since, f"the last segment was archived {duration_text(since)} ago{timed}"
 
 
 def _archived_end(name: str, size: int) -> int | None:
