@@ -17,8 +17,9 @@ positional: _input, metrics, thresholds
 options:
   _input:
     description:
-      - The dashboard with C(uid), C(title) and C(panels). A panel has a C(title) and C(queries), each with C(expr) and C(legend),
-        or the name of a C(metric). It may have C(type), C(unit), C(width) of 24, C(height), C(threshold) and C(states).
+      - The dashboard with C(uid), C(title) and C(panels). A panel has a C(title) and C(queries), each with C(expr) and
+        C(by) (the labels that tell its lines apart) or C(legend), or the name of a C(metric). It may have C(type), C(unit),
+        C(width) of 24, C(height), C(threshold) and C(states).
     type: dict
     required: true
   metrics:
@@ -103,7 +104,7 @@ def _panel(wanted: Panel, metrics: t.Mapping[str, t.Any], thresholds: t.Mapping[
     if wanted.get("metric"):
         name = str(wanted["metric"])
         metric = metrics[name]
-        query = {"expr": metric["expr"], "legend": wanted.get("legend", "")}
+        query = {"expr": metric["expr"], "legend": wanted.get("legend"), "by": wanted.get("by")}
         wanted = {"threshold": name, "title": metric["title"], "unit": metric["unit"], "queries": [query], **wanted}
     if not wanted.get("queries"):
         raise ValueError("it asks nothing")
@@ -117,7 +118,7 @@ def _panel(wanted: Panel, metrics: t.Mapping[str, t.Any], thresholds: t.Mapping[
                 "refId": chr(ord("A") + place),
                 "datasource": SOURCE,
                 "expr": " ".join(str(query["expr"]).split()),
-                "legendFormat": str(query.get("legend") or "__auto"),
+                "legendFormat": _legend(query),
                 "instant": kind == "stat",
                 "range": kind != "stat",
             }
@@ -126,6 +127,12 @@ def _panel(wanted: Panel, metrics: t.Mapping[str, t.Any], thresholds: t.Mapping[
         "fieldConfig": {"defaults": _defaults(wanted, thresholds), "overrides": []},
         "options": _options(kind),
     }
+
+
+def _legend(query: t.Mapping[str, t.Any]) -> str:
+    labels = query.get("by") or []
+    words = [f"{{{{{label}}}}}" for label in ([labels] if isinstance(labels, str) else labels)]
+    return " ".join([*words, *([str(query["legend"])] if query.get("legend") else [])]) or "__auto"
 
 
 def _options(kind: str) -> dict[str, t.Any]:
