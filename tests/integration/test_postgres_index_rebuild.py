@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import time
 import typing as t
@@ -12,6 +13,7 @@ import uuid
 
 import psycopg
 import pytest
+import yaml
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption, OpsError, Refused
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres import index_check, index_run
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.connection import PostgresOptions
@@ -19,6 +21,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_plan
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_run import run_rebuild
 from ansible_collections.fileforge.ops.plugins.module_utils._progress import Progress
 
+from tests.lab import ROOT
 from tests.lab.daemon import wait_until
 from tests.lab.postgres import PostgresCluster
 
@@ -42,7 +45,7 @@ def any_server(request: pytest.FixtureRequest, session_place: Path) -> t.Iterato
     """A server of the file, of each version."""
     cluster = PostgresCluster(session_place / f"indexes-{request.param}", version=request.param)
     try:
-        yield cluster.create({"autovacuum": "off", "fsync": "off"}).start()
+        yield cluster.create({"autovacuum": "off", "fsync": "off", "max_prepared_transactions": 5}).start()
     finally:
         cluster.destroy()
 
@@ -149,6 +152,25 @@ def test_check_run_and_second_run(database: Database, run_module: ModuleRunner) 
     assert database.execute("SELECT 1 FROM pg_extension WHERE extname = 'amcheck'") == []
 
 
+@ONE_VERSION
+def test_the_examples_of_the_documentation(database: Database, run_module: ModuleRunner) -> None:
+    """Each task of docs/indexes.md runs; the second time it has nothing to do, unless it is told to."""
+    database.files()
+    database.make_invalid("idx_path")
+    text = (ROOT / "docs/indexes.md").read_text(encoding="utf-8")
+    tasks = [task for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) for task in yaml.safe_load(block)]
+    assert len(tasks) >= 3
+    for task in tasks:
+        given = {**task["fileforge.ops.postgres_index_rebuild"], **database.cluster.options(database.name)}
+        first = run_module("postgres_index_rebuild", given)
+        assert first["indexes"] and all(each["status"] == "done" for each in first["indexes"])
+        forced = any(index.get("force") for index in given.get("indexes", []))
+        same = {name: given[name] for name in ("indexes", "only", "jobs", "window") if name in given}
+        second = database.run(check=True, bloat_min_bytes=RebuildOptions.bloat_min_bytes, **same)
+        assert second["changed"] is forced, task["name"]
+
+
+@ONE_VERSION
 def test_failures_reach_the_user(database: Database, run_module: ModuleRunner) -> None:
     database.files()
     before = database.state()
@@ -315,6 +337,35 @@ def test_an_old_transaction_is_named_and_costs_no_build(database: Database) -> N
         thread.start()
         assert dealt(database.run(indexes=[{"name": "idx_path", "force": True}], only=True, attempts=20, lock_timeout=0.3))
         thread.join()
+
+
+@ONE_VERSION
+def test_a_forgotten_prepared_transaction_is_named(database: Database) -> None:
+    database.files(400)
+    with database.cluster.connect(database.name) as connection:
+        connection.execute("BEGIN; UPDATE files SET path = '' WHERE id = 4; PREPARE TRANSACTION 'forgotten'")
+        try:
+            with pytest.raises(OpsError, match="'forgotten' of postgres"):
+                database.run(indexes=[{"name": "idx_path", "force": True}], only=True, attempts=1, lock_timeout=0.2)
+        finally:
+            connection.execute("ROLLBACK PREPARED 'forgotten'")
+
+
+@ONE_VERSION
+def test_a_tablespace_of_its_own(database: Database) -> None:
+    """The disk that counts is that of the index's tablespace, where it stays."""
+    database.files(400)
+    place = database.cluster.create_tablespace(f"of_{database.name}")
+    try:
+        database.execute(f"ALTER INDEX idx_path SET TABLESPACE of_{database.name}")
+        result = database.run(indexes=[{"name": "idx_path", "force": True}], only=True)
+        assert [(space["location"], space["free"] > space["needed"] > 0) for space in result["space"]] == [(str(place), True)]
+        assert database.execute(
+            "SELECT spcname FROM pg_tablespace s JOIN pg_class c ON c.reltablespace = s.oid AND c.oid >= 16384"
+        ) == [(f"of_{database.name}",)]
+    finally:
+        database.execute("DROP TABLE files")
+        database.cluster.execute(f"DROP TABLESPACE of_{database.name}")
 
 
 def test_a_lock_that_comes_in_the_middle(database: Database) -> None:

@@ -56,7 +56,7 @@ DONE, FAILED, LEFT = "done", "failed", "left"
 LONGEST_PAUSE = 30.0
 _LOCK_STATES = ("55P03", "40P01")
 _BLOCKERS = """
-SELECT a.pid, a.usename AS role, a.application_name AS application, a.state,
+SELECT a.xact_start, a.pid, a.usename AS role, a.application_name AS application, a.state,
   extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS seconds
 FROM pg_stat_activity a
 WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.xact_start IS NOT NULL
@@ -67,7 +67,12 @@ WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.xact_st
   AND NOT EXISTS (SELECT FROM pg_stat_progress_vacuum v WHERE v.pid = a.pid)
   AND NOT EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND l.locktype = 'advisory'
     AND l.classid = %(class)s::bigint::oid AND l.objid = %(work)s::bigint::oid AND l.database = a.datid)
-ORDER BY a.xact_start
+UNION ALL
+SELECT p.prepared, NULL, p.owner, p.gid, 'prepared', extract(epoch FROM clock_timestamp() - p.prepared)::float8
+FROM pg_prepared_xacts p JOIN pg_locks l ON l.pid IS NULL AND l.locktype = 'transactionid' AND l.transactionid = p.transaction
+WHERE p.database = current_database() AND EXISTS (SELECT FROM pg_locks r WHERE r.pid IS NULL
+  AND r.virtualtransaction = l.virtualtransaction AND r.locktype = 'relation' AND r.relation = %(table)s::bigint::oid)
+ORDER BY 1
 """
 
 
@@ -217,8 +222,7 @@ class Worker:
                 return
             if not patience.left:
                 row = found[0]
-                who = f"process {row['pid']} ({row['role']}, {row['application'] or 'no name'}, {row['state']})"
-                raise WaitTimeout(f"{who} has had a transaction open for {row['seconds']:.0f} s", sqlstate="55P03")
+                raise WaitTimeout(f"{_who(row)} has had a transaction open for {row['seconds']:.0f} s", sqlstate="55P03")
             if self._stop.wait(0.2):
                 raise Cancelled("the run was stopped")
 
@@ -377,6 +381,13 @@ class Worker:
                     raise WindowOver("stopped at the end of the window") from error
                 raise Cancelled(f"cancelled on the server: {str(error).splitlines()[0]}") from error
             raise query_error(error, self._postgres.describe()) from error
+
+
+def _who(row: t.Mapping[str, t.Any]) -> str:
+    """Whose transaction a row of ``_BLOCKERS`` is."""
+    if row["pid"] is None:
+        return f"the prepared transaction {row['application']!r} of {row['role']}, to be committed or rolled back by name,"
+    return f"process {row['pid']} ({row['role']}, {row['application'] or 'no name'}, {row['state']})"
 
 
 def _reason(error: OpsError) -> str:

@@ -11,11 +11,13 @@ import typing as t
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import OpsError, Refused, WaitTimeout
 from ansible_collections.fileforge.ops.plugins.module_utils._plan import Plan
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres import index_space
+from ansible_collections.fileforge.ops.plugins.module_utils._postgres.bloat import ESTIMATE
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.connection import PostgresOptions, connect, one, query
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_check import Checker, checker
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_inventory import Inventory, shown, take
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_look import choose, spaces
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_plan import (
+    BLOAT,
     DROP,
     REBUILD,
     Choice,
@@ -321,9 +323,24 @@ def _warnings(worked: t.Sequence[Outcome], left: t.Sequence[Left]) -> list[str]:
     if len(left) > len(words):
         words.append(f"{len(left) - len(words)} more indexes were left, see left")
     noted = sorted({each.verify_note for each in unproven if each.verify_note})
+    kept = [each.task.shown for each in unshrunk(worked)]
+    if kept:
+        words.append(f"rebuilding hardly shrank {', '.join(kept[:3])}: the estimate of bloat is wrong there, use bloat: exact")
     if noted:
         words.append(f"{len(unproven)} new indexes were not verified: {'; '.join(noted[:3])}")
     return words
+
+
+def unshrunk(outcomes: t.Sequence[Outcome]) -> list[Outcome]:
+    """Rebuilt for an estimated bloat, less than half of which was there."""
+    return [each for each in outcomes if each.status == DONE and each.task.reason == BLOAT and _hardly_shrank(each)]
+
+
+def _hardly_shrank(outcome: Outcome) -> bool:
+    bloat, index = outcome.task.bloat, outcome.task.index
+    if bloat is None or index is None or bloat.source != ESTIMATE:
+        return False
+    return index.bytes - (outcome.bytes_after or 0) < (bloat.bloat_bytes or 0) / 2
 
 
 def left_of(outcome: Outcome) -> Left:

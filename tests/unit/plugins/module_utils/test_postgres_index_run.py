@@ -4,15 +4,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import typing as t
 
 import pytest
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import Refused
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres import index_space
+from ansible_collections.fileforge.ops.plugins.module_utils._postgres.bloat import Bloat
+from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_inventory import Index
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_plan import Choice, Task
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_queue import Queue, Speed, fraction
-from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_rebuild import Window
+from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_rebuild import Outcome, Window
+from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_run import unshrunk
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_space import Space, fit, needed_for
 from hypothesis import given
 from hypothesis import strategies as st
@@ -144,3 +148,13 @@ def test_building_ends_before_the_window() -> None:
     assert window.work is not None and window.end is not None
     assert 85 < window.work.left <= 90 < window.end.left <= 100
     assert Window(None, 5).end is None
+
+
+@pytest.mark.parametrize(("after", "wrong"), [(100, False), (500, False), (700, True), (1000, True)])
+def test_an_estimate_that_was_wrong_is_noticed(after: int, wrong: bool) -> None:
+    there = Index(1, "s", "i", 1, "t", bytes=1000)
+    estimated = Bloat(1, "s", "i", "index", "t", "btree", 1000, 100, "estimate")
+    outcome = Outcome(task(index=there, bloat=estimated), "done", bytes_after=after)
+    assert bool(unshrunk([outcome])) == wrong
+    measured = dataclasses.replace(estimated, source="exact")
+    assert not unshrunk([Outcome(task(index=there, bloat=measured), "done", bytes_after=after)])
