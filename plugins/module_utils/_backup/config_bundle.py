@@ -65,6 +65,7 @@ class ConfigBundle:
         for number, (name, value) in enumerate(_SAFE.items()):
             settings[f"GIT_CONFIG_KEY_{number}"], settings[f"GIT_CONFIG_VALUE_{number}"] = name, value
         place = directory or self._options.repository
+        settings["GIT_CEILING_DIRECTORIES"] = os.path.dirname(os.path.realpath(place))  # no repository that it merely lies in
         user = None if directory else self._owner
         return _process.run(["git", "-C", place, *arguments], timeout=self._options.timeout, env=settings, user=user).stdout.strip()
 

@@ -5,7 +5,8 @@
 What is never given up:
 
 * the newest good backup, and so many more of the newest good ones as are asked for, whatever their age;
-* of every backup that stays, the WAL from its start to its end, without which it cannot be restored at all;
+* of every backup that stays, the WAL from its start to its end, without which it cannot be restored at all, and on to the next
+  transaction, at which recovery to a time after its end stops;
 * for as many days as WAL is kept, the way to every moment: on each timeline with WAL of these days, the newest good backup made
   before them and all WAL from its start on, across the timelines that lead there.
 
@@ -25,6 +26,9 @@ from ansible_collections.fileforge.ops.plugins.module_utils._postgres import wal
 Time = t.Optional[datetime.datetime]
 Span = t.Tuple[int, int, t.Optional[int]]
 """Timeline, first and last number; no last: to the end of the timeline."""
+
+TAIL = 16
+"""Segments after a backup's end that are looked through at most for a transaction."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +109,14 @@ class Decision:
     """Why something stays that could have gone."""
 
 
-def decide(backups: t.Sequence[Backup], archive: Archive, policy: Policy, now: datetime.datetime) -> Decision:
-    """Apply the rules."""
+def decide(
+    backups: t.Sequence[Backup],
+    archive: Archive,
+    policy: Policy,
+    now: datetime.datetime,
+    has_transaction: t.Callable[[int, int], bool] = lambda timeline, number: True,
+) -> Decision:
+    """Apply the rules. ``has_transaction`` tells whether one ends in a segment; it is asked about few."""
     found = Decision()
     good = by_age(item for item in backups if item.complete and item.readable and not item.failed and archive.has(item))
     if not good:
@@ -124,6 +134,7 @@ def decide(backups: t.Sequence[Backup], archive: Archive, policy: Policy, now: d
     if not found.problems:
         spans = _needed(stays, good[-1], anchors, archive, now - policy.wal_keep, shared)
         found.wal = _unneeded(archive, spans, now - policy.wal_keep)
+        _keep_tails(stays, archive, found.wal, has_transaction)
     return found
 
 
@@ -294,3 +305,22 @@ def _unneeded(archive: Archive, spans: t.Sequence[Span], since: datetime.datetim
             if not any(first <= number and (last is None or number <= last) for first, last in own):
                 found.setdefault(timeline, []).append(number)
     return found
+
+
+def _keep_tails(
+    stays: t.Sequence[Backup], archive: Archive, gone: dict[int, list[int]], has_transaction: t.Callable[[int, int], bool]
+) -> None:
+    """Take back the segments between a backup's end and the first transaction after it."""
+    for item in stays:
+        if item.stop is None:
+            continue
+        number = archive.own(item)[1] + 1
+        for _step in range(TAIL):
+            if number not in gone.get(item.timeline, ()):
+                break
+            gone[item.timeline].remove(number)
+            if has_transaction(item.timeline, number):
+                break
+            number += 1
+    for timeline in [timeline for timeline, numbers in gone.items() if not numbers]:
+        del gone[timeline]

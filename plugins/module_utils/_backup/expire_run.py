@@ -92,7 +92,7 @@ class Expiry:
 
     def _decide(self) -> Decision:
         backups = [self._facts(item) for item in self._backups.values()]
-        found = decide(backups, self._archive(), self._options.policy(), self._now)
+        found = decide(backups, self._archive(), self._options.policy(), self._now, self._has_transaction)
         self.problems += found.problems
         return found
 
@@ -128,6 +128,13 @@ class Expiry:
             for timeline, stored in self._wal.segments.items()
         }
         return Archive(segments, ancestries, self._wal.segment_size)
+
+    def _has_transaction(self, timeline: int, number: int) -> bool:
+        stored = self._wal.segment(timeline, number)
+        try:
+            return stored is not None and self._wal.latest_time(stored) is not None
+        except IntegrityError:
+            return False
 
     def _whole(self, item: StoredSegment) -> bool:
         return self._wal.segment(item.timeline, item.number) is not None

@@ -87,6 +87,11 @@ def test_a_shallow_checkout_is_refused(place: Path) -> None:
         keep(Bucket(), place / "shallow")
 
 
+def test_a_directory_inside_a_repository_is_none(place: Path) -> None:
+    with pytest.raises(InvalidOption, match="not a git repository"):
+        keep(Bucket(), place / "checkout/logging")
+
+
 @pytest.mark.parametrize(
     ("repository", "commit"),
     [("nowhere", "HEAD"), (".", "HEAD"), ("checkout", "f" * 40), ("checkout", "--help"), ("checkout", "x y")],

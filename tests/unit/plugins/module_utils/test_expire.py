@@ -235,7 +235,8 @@ def test_the_runbooks_schedule() -> None:
     assert recent == list(range(anchor.start // SIZE, life.position)), "no gap in the days for which WAL is kept"
     older = {number for number in whole if number < anchor.start // SIZE}
     kept = [b for b in life.backups if b.name in found.kept and b.start < anchor.start]
-    assert older == {number for backup in kept for number in own_range(backup)}, "older ones keep their own WAL only"
+    own = {number for backup in kept for number in own_range(backup)}
+    assert older == own | {own_range(backup)[-1] + 1 for backup in kept}, "older ones keep their own WAL and one transaction more"
 
 
 def test_seven_days_by_the_clock_alone_would_break_a_backup_of_yesterday_week() -> None:
@@ -342,6 +343,20 @@ def test_clocks_that_jump_expire_nothing_out_of_order() -> None:
     life.backups[3] = dataclasses.replace(life.backups[3], made=START - 300 * DAY)
     found = judge(life)
     assert found.kept["b003"] == "made after b000, which stays"
+
+
+def test_wal_is_kept_on_to_the_next_transaction() -> None:
+    """Recovery to a time after the backup's end stops at the first later commit: without one it never ends."""
+    life = daily(20)
+    asked: list[int] = []
+
+    def third(timeline: int, number: int) -> bool:
+        asked.append(number)
+        return number % 5 == 2
+
+    found = decide(life.backups, life.archive(), POLICY, life.now, third)
+    assert found.wal[1][:6] == [13, 14, 18, 19, 23, 24], "backups are at 10, 15, 20, and each has two segments more"
+    assert asked[:4] == [11, 12, 16, 17]
 
 
 def test_what_is_held_stays() -> None:

@@ -12,11 +12,13 @@ import typing as t
 
 import pytest
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.base_backups import list_backups
+from ansible_collections.fileforge.ops.plugins.module_utils._backup.catalog import Catalog, plan_recovery
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.dumps import DumpManifest, DumpObject, list_dumps
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.expire_run import ExpireOptions, Expiry, run_expiry
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.wal_store import WalStore
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption, PlanChanged, Unavailable
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import ObjectInfo, RunningUpload
+from ansible_collections.fileforge.ops.plugins.module_utils._postgres import wal
 
 from tests.unit.plugins.module_utils.wal_builder import SMALL, Place, Wal
 
@@ -90,7 +92,8 @@ def history() -> Bucket:
     """A backup every fifth day for 45 days, a segment a day, dumps, and rubbish of each kind."""
     bucket = Bucket()
     made = Wal()
-    for _day in range(46):
+    for day in range(46):
+        made.transaction(wal.record_microseconds(NOW - (45.5 - day) * DAY))
         made.fill()
     for number in made.complete:
         bucket.add_wal({made.name(number): made.segment(number)})
@@ -144,6 +147,19 @@ def test_plan_and_deed() -> None:
     whole(bucket)
     again = expire(bucket)
     assert not again["changed"] and again["plan"]["steps"] == []
+
+
+def test_every_backup_that_stays_can_still_be_restored() -> None:
+    """Also those whose WAL does not lead to today any more: to the moments right after their end."""
+    bucket = history()
+    expire(bucket)
+    catalog = Catalog.load(t.cast("t.Any", bucket))
+    assert len(catalog.usable) == 6
+    for backup in catalog.usable:
+        stopped = backup.facts().stopped
+        assert stopped is not None
+        found = plan_recovery(catalog, stopped + DAY / 48, backup=backup.name)
+        assert found.backup.name == backup.name and found.segments
 
 
 def test_what_marks_a_backup_as_complete_goes_first_and_wal_last() -> None:
