@@ -107,7 +107,7 @@ def test_estimates_agree_with_what_is_measured(cluster: PostgresCluster) -> None
 
 
 def test_what_takes_room_and_what_is_waste(cluster: PostgresCluster, run_module: ModuleRunner) -> None:
-    result = run_module("postgres_size_info", options(cluster, bloat_bytes=8192))
+    result = run_module("postgres_size_info", options(cluster, bloat_bytes=8192), interpreter="/usr/bin/python3")
     assert result["changed"] is False
     sizes = {table["name"]: table for table in result["tables"]}
     assert next(iter(sizes)) == "files" and set(sizes) == {"files", "documents", "parts_1", "parts_2", "empty"}

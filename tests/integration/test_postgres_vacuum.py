@@ -21,9 +21,11 @@ from tests.lab.daemon import wait_until
 from tests.lab.postgres import PostgresCluster
 
 if t.TYPE_CHECKING:
-    from tests.integration.conftest import ModuleRunner, ModuleStarter
+    from tests.integration.conftest import ModuleRunner, ModuleStarter, PostgresFactory
 
 ROWS = 4000
+DISTRIBUTION = "/usr/bin/python3"
+"""An older Python with the distribution's own libraries, as on a database's host."""
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +109,7 @@ def test_by_need_the_most_urgent_first(cluster: PostgresCluster, database: str, 
     assert worked(result)["public.never_analysed"] == "vacuum+analyze", "inserted rows make it due for VACUUM, too"
     assert never[0][0] is not None
 
-    again = run_module("postgres_vacuum", arguments)
+    again = run_module("postgres_vacuum", arguments, interpreter=DISTRIBUTION)
     assert again["changed"] is False and again["tables"] == [] and again["left"] == []
 
 
@@ -123,6 +125,22 @@ def test_the_server_only_warns_when_the_role_may_not(cluster: PostgresCluster, d
     result = run_as(server)
     assert left(result) == {"public.others": "not_allowed"} and result["changed"] is False
     assert left(run_as(server, check=True)) == left(result)
+
+
+def test_the_privilege_to_maintain(postgres: PostgresFactory) -> None:
+    """PostgreSQL 17 and newer: also who does not own a table may vacuum it, if he was granted that."""
+    newer = postgres(version=18, settings={"autovacuum": "off", "fsync": "off"})
+    for table in ("granted", "others"):
+        fill(newer, "postgres", table, deleted=3000)
+    newer.execute("CREATE ROLE keeper LOGIN")
+    newer.execute("GRANT MAINTAIN ON granted TO keeper")
+    result = run_as(PostgresOptions.from_params({**newer.options(), "postgres_user": "keeper"}))
+    assert worked(result) == {"public.granted": "vacuum+analyze"} and left(result) == {"public.others": "not_allowed"}
+    assert worked(run(newer, "postgres")) == {"public.others": "vacuum+analyze"}
+    assert run(newer, "postgres", catalogs=True)["left"] == []
+    assert run(newer, "postgres", catalogs=True)["changed"] is False, (
+        "the work on other tables leaves nothing to do in the catalogs"
+    )
 
 
 def test_rows_that_an_old_transaction_holds(cluster: PostgresCluster, database: str) -> None:

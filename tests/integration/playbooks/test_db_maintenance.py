@@ -70,6 +70,7 @@ def test_the_page_as_written(lab: PlayedLab, worn: str) -> None:
     assert checked.changed() and ran.changed()
     assert after[worn] == before[worn] + 1 and after["users"] == before["users"], "only what needs it"
     assert re.search(rf"\[warning\] 1 tables are 30% empty.*public\.{worn}.*\(estimate\)", " ".join(ran.output.split())), "labelled"
+    assert f"rebuild     public.{worn}_pkey: bloat" in ran.output, "reindexed because it needs it"
     assert json.loads(lab.drill.layout.state.joinpath("sizes.json").read_text())["samples"]
 
     stopped = lab.play("db-maintenance", *rewrite)
