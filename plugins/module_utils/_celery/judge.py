@@ -215,7 +215,7 @@ def judge_workers(facts: Facts, expected: t.Sequence[str], minimum: int) -> Chec
         problem = roll.problems[0] if roll.problems else OpsError("the workers were not asked")
         return Check(name, UNKNOWN, problem.message, hint=problem.hint, evidence=evidence)
     if not living:
-        connected = facts.consumers.waiting if facts.consumers is not None else 0
+        connected = facts.consumers.fresh if facts.consumers is not None else 0
         summary = "no worker replied or sent a heartbeat" + (f", though {connected} clients wait for messages" if connected else "")
         return Check(name, WARNING if connected else CRITICAL, summary, value=0, critical=minimum, hint=hint, evidence=evidence)
     problems = []
