@@ -144,7 +144,8 @@ def test_error_burst(server: KubeServer) -> None:
     result = look(server, selector="app=backend", rate_warning=50, rate_critical=90, burst_warning=10, burst_critical=20)
     assert statuses(result) == {"read": "ok", "errors": "ok", "burst": "critical"}
     check = result["checks"][2]
-    assert check["value"] == result["busiest"][0]["count"] >= 22  # half of them at least, should a span of five minutes end in between
+    # half of them at least, should a span of five minutes end in between
+    assert check["value"] == result["busiest"][0]["count"] >= 22
     assert "kube_log_info" in check["hint"]
     assert statuses(look(server, selector="app=quiet")) == {"read": "ok", "errors": "ok", "burst": "ok"}
 
