@@ -49,6 +49,8 @@ _TEXT_LEVEL = re.compile(
     r"|\b(?:level|lvl|severity)=\"?(\w+)"
 )
 _LEVEL_WITHIN = 160
+_CALL = r"error(?!\()|(?<!_)error"
+"""The word, but not as the end of a function's name in a line of code."""
 _SIMPLE = re.compile(r"[A-Za-z0-9 _|]+")
 
 
@@ -75,7 +77,9 @@ class Rules:
     def compiled(self) -> re.Pattern[str]:
         """The pattern for texts; raises InvalidOption."""
         try:
-            return re.compile(self.pattern or "|".join(WORDS), re.IGNORECASE if self.ignore_case or not self.pattern else 0)
+            if self.pattern is None:
+                return re.compile("|".join((_CALL, *WORDS[1:])), re.IGNORECASE)
+            return re.compile(self.pattern, re.IGNORECASE if self.ignore_case else 0)
         except re.error as error:
             raise InvalidOption("pattern", self.pattern, f"not a regular expression: {error}") from error
 
