@@ -7,6 +7,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import tempfile
 import typing as t
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from ansible_collections.fileforge.ops.plugins.module_utils._host import log_acc
 from ansible_collections.fileforge.ops.plugins.module_utils._host.logrotate_stanza import StanzaOptions, render
 from ansible_collections.fileforge.ops.plugins.module_utils._host.postrotate import ALLOWED, Signal
 from ansible_collections.fileforge.ops.plugins.module_utils._host.stanzas import Configuration, conflicts
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
 MY_GROUP = grp.getgrgid(os.getegid()).gr_name
@@ -181,6 +184,24 @@ def test_options_that_cannot_be_used(changes: dict[str, t.Any]) -> None:
 def test_rotated_files_elsewhere_are_not_matched() -> None:
     options(paths=["/var/log/app/*"], olddir="/var/log/old").check()
     options(paths=["/var/log/app/*.log", "/srv/x/app.log"]).check()
+
+
+NAMES = st.text("abcXYZ0189 .,-_#%@+=:;()&$*?", min_size=1, max_size=12).map(lambda name: f"/var/log/{name}.log")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(NAMES, min_size=1, max_size=3))
+def test_what_is_rendered_is_read_as_what_was_meant(names: list[str]) -> None:
+    given_options = options(paths=names)
+    try:
+        given_options.check()
+    except InvalidOption:  # ".." and patterns that match rotated files
+        return
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
+        file.write(render(given_options))
+        file.flush()
+        [stanza] = Configuration(file.name).stanzas
+    assert stanza.patterns == tuple(names) and "rotate 30" in stanza.directives
 
 
 # What makes the program reopen its log

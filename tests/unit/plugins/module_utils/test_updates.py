@@ -226,6 +226,7 @@ DNF4_LIST = """\
 Last metadata expiration check: 0:10:00 ago on Mon Nov 23 20:00:00 2026.
 RHSA-2026:1001 Important/Sec. openssl-1:3.0.7-25.el9_3.x86_64
 RHSA-2026:1002 Moderate/Sec.  python3-urllib3-1.26.5-5.el9.noarch
+TEST-2026:3    Unknown/Sec.   gamma-1.1-1.noarch
 RHBA-2026:1003 bugfix         bash-5.1.8-9.el9.x86_64
 """
 DNF4_INFO = """\
@@ -237,6 +238,14 @@ DNF4_INFO = """\
     Updated: 2026-11-20 00:00:00
 Description: fixes
    Severity: Important
+
+===============================================================================
+  gamma security update
+===============================================================================
+  Update ID: TEST-2026:3
+       Type: security
+    Updated: 2026-11-15 00:00:00
+Description: d
 """
 DNF5_LIST = """\
 Name                   Type     Severity                                   Package              Issued
@@ -246,9 +255,10 @@ FEDORA-2026-0a1b2c3d4f bugfix   None      bash-5.2.26-3.fc40.x86_64          202
 
 
 def test_both_versions_of_dnf() -> None:
-    [first, second] = updates_dnf.parse_list(DNF4_LIST, updates_dnf.parse_dates(DNF4_INFO))
+    [first, second, third] = updates_dnf.parse_list(DNF4_LIST, updates_dnf.parse_dates(DNF4_INFO))
     assert (first.package, first.candidate, first.severity) == ("openssl", "1:3.0.7-25.el9_3.x86_64", "important")
     assert first.issued == 1795132800.0 and second.issued is None and second.package == "python3-urllib3"
+    assert (third.package, third.candidate, third.severity, third.issued) == ("gamma", "1.1-1.noarch", "unknown", 1794700800.0)
     [only] = updates_dnf.parse_list(DNF5_LIST, {})
     assert (only.package, only.advisory, only.issued) == ("openssl-libs", "FEDORA-2026-0a1b2c3d4e", 1795136523.0)
 
@@ -273,7 +283,7 @@ def dnf(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, tuple[int,
         "updateinfo list": (0, DNF4_LIST, ""),
         "updateinfo info": (0, DNF4_INFO, ""),
         "check-update": (100, "\nopenssl.x86_64  1:3.0.7-25.el9_3  baseos\nbash.x86_64  5.1.8-9.el9  baseos\n", ""),
-        "versionlock": (0, "openssl-1:3.0.7-24.*\n", ""),
+        "versionlock": (0, "openssl-1:3.0.7-24.el9.*\nalpha-0:1.0-1.*\n", ""),
         "needs-restarting": (1, "Core libraries or services have been updated:\n  * glibc\n\nReboot is required.\n", ""),
         "rpm": (0, "openssl 1:3.0.7-24.el9\n", ""),
     }
@@ -290,8 +300,9 @@ def test_dnf(dnf: dict[str, tuple[int, str, str]]) -> None:
     assert [(fix.package, fix.installed, fix.held) for fix in state.fixes] == [
         ("openssl", "1:3.0.7-24.el9", True),
         ("python3-urllib3", "", False),
+        ("gamma", "", False),
     ]
-    assert (state.held, state.other_updates, state.reboot) == (["openssl"], 1, True) and "glibc" in state.reboot_reason
+    assert (state.held, state.other_updates, state.reboot) == (["alpha", "openssl"], 1, True) and "glibc" in state.reboot_reason
     dnf["needs-restarting"] = (0, "No core libraries or services have been updated.\nReboot should not be necessary.\n", "")
     assert updates_dnf.look(5).reboot is False
 
