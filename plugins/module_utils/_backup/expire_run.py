@@ -13,10 +13,12 @@ import datetime
 import re
 import typing as t
 
+from ansible_collections.fileforge.ops.plugins.module_utils._backup import verifications
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.base_backups import BaseBackup, list_backups
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.dumps import Dump, list_dumps, read_pointer
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.expire import Archive, Backup, Decision, Policy, by_age, decide
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.wal_store import StoredSegment, WalStore
+from ansible_collections.fileforge.ops.plugins.module_utils._checks import CRITICAL
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import IntegrityError, InvalidOption, OpsError, Refused
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import RunningUpload, Store
 from ansible_collections.fileforge.ops.plugins.module_utils._plan import Plan, Step
@@ -83,10 +85,18 @@ class Expiry:
         self._backups = {item.name: item for item in list_backups(store, self._wal, prefix)}
         self._dumps = {item.name: item for item in list_dumps(store, prefix)}
         self.problems: list[str] = []
+        self._failed = self._failed_verifications()
         self.decision = self._decide()
         self.dumps, self.dumps_kept = self._decide_dumps()
         self._uploads = self._stale_uploads()
         self._removals = [*self._of_backups(), *self._of_dumps(), *self._of_wal()]
+
+    def _failed_verifications(self) -> set[tuple[str, str]]:
+        """Kind and name of backups whose last verification found them bad: they do not count as what must stay."""
+        last: dict[tuple[str, str], str] = {}
+        for record in verifications.newest_first(self._store, self._prefix):
+            last.setdefault((record.kind, record.backup), record.status)
+        return {subject for subject, status in last.items() if status == CRITICAL}
 
     # -- facts --------------------------------------------------------------------------------------------------------
 
@@ -113,6 +123,7 @@ class Expiry:
             stop=facts.stop_lsn,
             system=facts.system_identifier,
             segment_size=facts.wal_segment_size,
+            failed=(verifications.BASE, item.name) in self._failed,
             hold=hold,
         )
 
@@ -147,7 +158,8 @@ class Expiry:
             pointed = None
         made = {name: item.made for name, item in self._dumps.items()}
         whole = [name for name, item in self._dumps.items() if item.complete or item.plain]
-        newest = sorted((name for name in whole if made[name]), key=lambda name: (str(iso(made[name])), name))
+        good = [name for name in whole if (verifications.DUMP, name) not in self._failed]
+        newest = sorted((name for name in good if made[name]), key=lambda name: (str(iso(made[name])), name))
         least = {*newest[-self._options.dump_least :], *([pointed] if pointed else [])}
         kept = {}
         for name, item in self._dumps.items():

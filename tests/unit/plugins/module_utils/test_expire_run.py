@@ -15,6 +15,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._backup.base_backups
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.catalog import Catalog, plan_recovery
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.dumps import DumpManifest, DumpObject, list_dumps
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.expire_run import ExpireOptions, Expiry, run_expiry
+from ansible_collections.fileforge.ops.plugins.module_utils._backup.verifications import Verification
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.wal_store import WalStore
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption, PlanChanged, Unavailable
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import ObjectInfo, RunningUpload
@@ -247,6 +248,28 @@ def test_dumps_that_stopped_do_not_expire_to_nothing() -> None:
         bucket.dump(f"2026-01-0{day + 1}-0400", 300 - day)
     expire(bucket, ExpireOptions(dump_least=2))
     assert [dump.name for dump in list_dumps(t.cast("t.Any", bucket))] == ["2026-01-04-0400", "2026-01-05-0400"]
+
+
+def verified(bucket: Bucket, kind: str, name: str, status: str, age: float) -> None:
+    time = (NOW - age * DAY).isoformat()
+    record = Verification(kind, name, "", status, time, time, "host", (), (), {})
+    bucket.store(record.key_below(""), age, record.to_bytes())
+
+
+def test_what_its_last_verification_found_bad_is_not_what_stays() -> None:
+    bucket = history()
+    verified(bucket, "base", "2026-11-12-0300", "critical", 1)
+    verified(bucket, "base", "2026-11-12-0300", "ok", 3)
+    verified(bucket, "base", "2026-11-07-0300", "ok", 1)
+    verified(bucket, "base", "2026-11-07-0300", "critical", 3)
+    verified(bucket, "dump", "2026-11-20-0400", "critical", 1)
+    later = NOW + 300 * DAY
+    found = run_expiry(t.cast("t.Any", bucket), "", ExpireOptions(keep_least=1, dump_least=1), later, check_mode=True)
+    kept = {item["name"] for item in [*found["backups"], *found["dumps"]] if item["kept"]}
+    reasons = {item["name"]: item["reason"] for item in found["backups"]}
+    assert kept == {"2026-11-07-0300", "2026-11-12-0300", "2026-10-02-0400"}
+    assert reasons["2026-11-12-0300"] == "made after 2026-11-07-0300, which stays"
+    assert reasons["2026-11-07-0300"] == "one of the 1 newest good backups"
 
 
 def test_an_index_that_cannot_be_read_stops_wal_expiry_and_says_so() -> None:
