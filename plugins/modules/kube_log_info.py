@@ -203,8 +203,8 @@ RULES: dict[str, dict[str, t.Any]] = {
     "pattern": {"type": "str"},
     "ignore_case": {"type": "bool", "default": True},
     "levels": {"type": "list", "elements": "str", "default": list(LEVELS)},
-    "level_keys": {"type": "list", "elements": "str", "default": list(LEVEL_KEYS)},
-    "message_keys": {"type": "list", "elements": "str", "default": list(MESSAGE_KEYS)},
+    "level_keys": {"type": "list", "elements": "str", "default": list(LEVEL_KEYS), "no_log": False},
+    "message_keys": {"type": "list", "elements": "str", "default": list(MESSAGE_KEYS), "no_log": False},
 }
 REQUEST: dict[str, dict[str, t.Any]] = {
     "namespace": {"type": "str", "default": "default"},
