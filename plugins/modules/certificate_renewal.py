@@ -230,8 +230,8 @@ reason:
     - Why it failed, as a stable word. V(rate_limited), V(challenge_failed), V(authority_unavailable), V(authenticator_unavailable),
       V(account), V(certbot_busy), V(certbot_missing), V(certbot_failed), V(timeout), V(not_renewed) and V(not_usable) come from
       the request;
-      V(configuration_refused), V(reload_failed) and V(not_served) from the server; V(configuration_broken) and
-      V(endpoint_unreachable) stand for nothing having been tried, V(locked) for another run.
+      V(configuration_refused), V(reload_failed) and V(not_served) from the server, V(not_written) from the disk;
+      V(configuration_broken) and V(endpoint_unreachable) stand for nothing having been tried, V(locked) for another run.
   type: str
   returned: on failure
 restored:

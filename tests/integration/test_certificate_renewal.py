@@ -176,6 +176,12 @@ def test_rate_limit(site: Site, clients: Clients, run_module: ModuleRunner) -> N
     assert site.way.orders == 1, "asked once, not again and again"
 
 
+def test_terms_are_for_the_user_to_agree_to(site: Site, clients: Clients, place: Path) -> None:
+    """A new account needs it, and nobody agrees silently."""
+    failed = here(site, agree_tos=False, config_directory=str(place))
+    assert (failed["outcome"], failed["reason"], site.way.orders) == ("failed", "account", 0)
+
+
 def test_the_authority_suggests_it(site: Site, clients: Clients) -> None:
     """It holds for the certificate it is about: the next one is not due."""
     assert here(site)["outcome"] == "issued"

@@ -44,7 +44,11 @@ _REASONS: tuple[tuple[str, str, str], ...] = (
         r"plugin is not working|does not appear to be installed|Could not choose appropriate plugin|requested .+ plugin",
         "install and configure certbot's plugin, for example python3-certbot-nginx",
     ),
-    ("account", r"agree to the|Terms of Service|accountDoesNotExist|externalAccountRequired", "set agree_tos and email"),
+    (
+        "account",
+        r"--agree-tos|agree to the|Terms of Service|accountDoesNotExist|externalAccountRequired",
+        "set agree_tos and email",
+    ),
 )
 _DETAIL = re.compile(r"^\s*(?:Domain|Type|Detail|Error|Failed to renew certificate|An unexpected error|Hint)\b.*", re.MULTILINE)
 

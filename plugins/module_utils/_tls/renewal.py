@@ -260,6 +260,8 @@ class Renewal:
                 self.deploy(number)
             except OpsError as error:
                 raise undo.failed(error) from error
+            except OSError as error:
+                raise undo.failed(OpsError(f"{error.filename or 'the disk'}: {error.strerror}", reason="not_written")) from error
             if self.action == REQUEST:
                 self.lineage.drop_set_aside()
         outcome = "deployed" if self.action != REQUEST else "renewed" if self.previous else "issued"

@@ -211,6 +211,23 @@ def test_a_server_that_does_not_take_it_keeps_the_old_one(world: World, how: str
     assert world.renewal().apply()["changed"] is False
 
 
+def test_a_disk_that_is_full(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = world.place / "current"
+    link.symlink_to(world.place / "placeholder")
+    world.add(["a.example"], 5)
+    world.serving, before = world.place / "placeholder" / "fullchain.pem", world.state()
+    world.loaded = world.serving.read_text()
+
+    def full(path: str, _target: str) -> None:
+        raise OSError(28, "No space left on device", path)
+
+    with monkeypatch.context() as patched, pytest.raises(RenewalFailed) as caught:
+        patched.setattr(engine, "replace_link", full)
+        world.renewal(link=str(link)).apply()
+    assert caught.value.state["reason"] == "not_written" and "No space left" in caught.value.message
+    assert world.state()[:2] == before[:2] and os.readlink(link) == str(world.place / "placeholder")
+
+
 def test_force_does_not_take_the_one_that_waits(world: World) -> None:
     world.add(["a.example"], 5)
     world.add(["a.example"], 80, serve=False)
