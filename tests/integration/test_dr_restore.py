@@ -171,6 +171,9 @@ def test_from_nothing_to_a_chosen_second(platform: Platform) -> None:
     assert report["status"] == "ok", report["checks"]
     assert {plan["digest"] for plan in report["plans"]} == set(plans_of(shown)), "what was shown is what was carried out"
     assert report["rto"]["met"] is True and report["rpo"]["met"] is True
+    archived = report["times"]["latest_archived_commit"]
+    assert report["times"]["last_commit"] <= target < archived <= disaster, "the archive reached further than what was asked for"
+    assert 0 <= report["archive_rpo"]["seconds"] < report["rpo"]["seconds"] and report["archive_rpo"]["met"] is True
     files = {path.name: path.read_bytes() for path in (drill.layout.evidence / "latest").iterdir() if path.is_file()}
     assert {"report.json", "report.md", "report.html"} <= set(files)
 
@@ -220,6 +223,7 @@ def test_a_failed_step_stops_the_rest_and_the_next_run_continues(platform: Platf
     target = platform.target("third")
     drill.destroy()
     drill.settle()
+    lost = datetime.datetime.now(datetime.timezone.utc).isoformat()
     restarts = platform.restarts()
     old = platform.report().get("run_id")
     digest, _shown = platform.planned("dr-restore", target_time=target)
@@ -247,6 +251,8 @@ def test_a_failed_step_stops_the_rest_and_the_next_run_continues(platform: Platf
         name: generation + 1 for name, (_id, generation) in restarts.items()
     }, "each was restarted once"
     assert platform.report()["run_id"] != old and platform.report()["status"] != "critical"
+    times = platform.report()["times"]
+    assert times["last_commit"] <= target < times["latest_archived_commit"] < lost, "of the timeline that was restored"
     again = platform.play("dr-restore", target_time=target)
     assert (again.returncode, again.changed()) == (0, 0), again.output
 
