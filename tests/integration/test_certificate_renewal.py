@@ -232,3 +232,10 @@ def test_killed_and_run_again(site: Site, clients: Clients, start_module: Module
     assert site.served() == done["certificate"]["fingerprint"] != old
     assert site.way.orders == 1
     assert here(site)["outcome"] == "unchanged"
+
+
+def test_the_clients_would_have_noticed(site: Site) -> None:
+    """A restart in place of a reload breaks connections, and the loop that all these tests rely on sees it."""
+    with pytest.raises(AssertionError, match=r"refused|reset"), Clients(site.paths.ports["https"]):
+        site.web.stop()
+        site.web.start()
