@@ -17,6 +17,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client 
 from ansible_collections.fileforge.ops.plugins.module_utils._time import now
 
 from tests.integration.restore_source import Restored, Source, restore
+from tests.lab.facts import wal_interpreter
 from tests.lab.place import give
 from tests.lab.s3 import S3Server
 from tests.unit.plugins.module_utils.test_expire_run import Bucket
@@ -81,7 +82,8 @@ def test_check_run_and_again(source: Source, history: dict[str, t.Any], run_modu
     assert "expire      database/2026-01-01-0400.sql.gz" in planned["output"]
     refused = run_module(MODULE, {**arguments, "plan_digest": "0" * 16}, expect_failure=True)
     assert refused["reason"] == "plan_changed" and source.keys() == before
-    done = run_module(MODULE, {**arguments, "plan_digest": planned["plan"]["digest"]})
+    confirmed = {**arguments, "plan_digest": planned["plan"]["digest"]}
+    done = run_module(MODULE, confirmed, interpreter=wal_interpreter())  # the distribution's Python and boto3
     assert done["plan"]["digest"] == planned["plan"]["digest"]
     assert set(before) - set(source.keys()) == {"database/2026-01-01-0400.sql.gz", "database/2026-01-01-0400.manifest.json"}
     assert not run_module(MODULE, arguments)["changed"]

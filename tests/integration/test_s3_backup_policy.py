@@ -8,6 +8,7 @@ import typing as t
 
 import pytest
 
+from tests.lab.facts import wal_interpreter
 from tests.lab.s3 import S3Server
 from tests.lab.s3_stub import S3Stub
 
@@ -84,7 +85,7 @@ def test_a_service_without_archive_classes_says_what_to_set(s3: S3Server, bucket
 def test_the_whole_policy_and_a_blind_rule(stub: S3Stub, run_module: t.Any) -> None:
     arguments = {**stub.options("backups"), "object_lock": "governance", "replica": stub.options("second")}
     stub.bucket("second")
-    done = run_module(MODULE, arguments)
+    done = run_module(MODULE, arguments, interpreter=wal_interpreter())  # the distribution's Python and boto3
     assert len(done["plan"]["steps"]) == 11 and not run_module(MODULE, arguments)["changed"]
     assert "stub-secret" not in done["output"]
     blind = {"ID": "wal", "Status": "Enabled", "Filter": {"Prefix": "wal/"}, "Expiration": {"Days": 7}}
