@@ -83,14 +83,12 @@ def test_cert_renewal(lab: PlayedLab, told: Told) -> None:
     [message] = told.take()
     assert "certificate api not renewed, with a problem: no certificate" in message and "was renewed" not in message
 
+    deaf = {"name": "deaf", "url": "http://127.0.0.1:1/"}
+    tell["fileforge_certificate_notifications"].insert(0, deaf)
     renewed = lab.play_well("cert-renewal", **tell, force=True)
-    assert renewed.changed() == 1
+    assert renewed.changed() == 1 and "deaf was not told" in renewed.output
     [message] = told.take()
     assert "certificate api was renewed" in message
-
-    deaf = {"name": "deaf", "url": "http://127.0.0.1:1/"}
-    untold = lab.play_well("cert-renewal", fileforge_certificate_notifications=[deaf], force=True)
-    assert "deaf was not told" in untold.output
     assert authority.healthy() and web.healthy()
 
 
