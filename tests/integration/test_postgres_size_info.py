@@ -106,6 +106,7 @@ def test_estimates_agree_with_what_is_measured(cluster: PostgresCluster) -> None
             assert abs(estimate - exact) < 0.06 and estimate > 0.6, (name, estimate, exact)
 
 
+@pytest.mark.parametrize("cluster", [15], indirect=True)
 def test_what_takes_room_and_what_is_waste(cluster: PostgresCluster, run_module: ModuleRunner) -> None:
     result = run_module("postgres_size_info", options(cluster, bloat_bytes=8192), interpreter="/usr/bin/python3")
     assert result["changed"] is False
@@ -185,6 +186,7 @@ def test_unused_needs_old_counters_and_every_standby(cluster: PostgresCluster, p
         standby.destroy()
 
 
+@pytest.mark.parametrize("cluster", [15], indirect=True)
 def test_growth_since_the_last_run(cluster: PostgresCluster, run_module: ModuleRunner, place: Path) -> None:
     path = place / "kept" / "sizes.json"
     arguments = options(cluster, sample_file=str(path))
@@ -207,6 +209,7 @@ def test_growth_since_the_last_run(cluster: PostgresCluster, run_module: ModuleR
     assert len(json.loads(path.read_text())["samples"]) == 4
 
 
+@pytest.mark.parametrize("cluster", [15], indirect=True)
 def test_one_probe_that_fails_hides_no_other(cluster: PostgresCluster, place: Path) -> None:
     broken = place / "broken.json"
     broken.write_text("[]")
@@ -236,3 +239,16 @@ def test_what_could_not_be_judged_is_unknown(cluster: PostgresCluster) -> None:
             bloat.exact_index(other, 1)
     finally:
         cluster.execute("DROP TABLE unseen", "app")
+
+
+def test_a_role_that_only_watches(cluster: PostgresCluster) -> None:
+    """pg_monitor sees every size; what it may not read has no estimate, and that is said."""
+    cluster.execute("CREATE ROLE watcher LOGIN IN ROLE pg_monitor")
+    result = look(cluster, postgres_user="watcher")
+    assert {table["name"]: table["total_bytes"] for table in result["tables"]}["files"] > 1_000_000
+    found = statuses(result)
+    assert found["size.database"] == found["indexes.invalid"] == "ok" and found["indexes.duplicate"] == "warning"
+    assert found["bloat.tables"] == "unknown" and "may not read" in check_of(result, "bloat.tables")["summary"]
+    if cluster.version >= 14:
+        cluster.execute("GRANT pg_read_all_data TO watcher")
+        assert check_of(look(cluster, postgres_user="watcher"), "bloat.tables")["status"] in ("ok", "warning")

@@ -198,7 +198,8 @@ class _Run:
         waiting = iter(works)
         total = sum(work.facts.heap_bytes for work in works)
         with self._progress.phase("vacuum", total or None), watching(self._server, self._progress, lambda: self._finished_bytes):
-            threads = [threading.Thread(target=self._worker, args=(waiting,)) for _ in range(min(self._options.jobs, len(works)))]
+            workers = min(self._options.jobs, len(works))
+            threads = [threading.Thread(target=self._worker, args=(waiting,)) for _number in range(workers)]
             for thread in threads:
                 thread.start()
             for thread in threads:
