@@ -215,11 +215,11 @@ record:
   returned: success
   type: str
   sample: verification/2026-11-23T140501.000000Z-dump-2026-11-23-1405.json
-started:
+begun:
   description: When the verification began.
   returned: when something was verified
   type: str
-finished:
+ended:
   description: When it ended.
   returned: when something was verified
   type: str
