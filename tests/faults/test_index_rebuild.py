@@ -189,7 +189,9 @@ class World:
 
     @contextlib.contextmanager
     def module(self) -> t.Iterator[ModuleRun]:
-        """The module under a running Ansible."""
+        """The module under a running Ansible; a killed one leaves its temporary files with those of the test."""
+        temporary = self.place / "tmp"
+        temporary.mkdir(exist_ok=True)
         run = ModuleRun(
             self.place / "runs",
             "postgres_index_rebuild",
@@ -197,7 +199,7 @@ class World:
             check=False,
             diff=False,
             interpreter=sys.executable,
-            env={},
+            env={"TMPDIR": str(temporary)},
         )
         try:
             yield run

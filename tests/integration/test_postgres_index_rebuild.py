@@ -15,7 +15,7 @@ import psycopg
 import pytest
 import yaml
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption, OpsError, Refused
-from ansible_collections.fileforge.ops.plugins.module_utils._postgres import index_check, index_run
+from ansible_collections.fileforge.ops.plugins.module_utils._postgres import index_check, index_rebuild, index_run
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.connection import PostgresOptions
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_plan import RebuildOptions, Wanted
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_run import run_rebuild
@@ -411,6 +411,31 @@ def test_two_runs_at_once(database: Database, monkeypatch: pytest.MonkeyPatch) -
         go_on.set()
         first.join(30)
     assert dealt(found[0]) == {"idx_path": ("rebuild", "force")}
+
+
+@ONE_VERSION
+def test_what_a_killed_run_still_builds_is_ended(database: Database) -> None:
+    """The server goes on with a session whose process is gone; the next run ends it instead of waiting for it."""
+    database.files(400)
+    slow_function(database, 60)
+    with database.cluster.connect(database.name) as orphan:
+        pid = orphan.info.backend_pid
+        orphan.execute("SELECT pg_advisory_lock_shared(%s, %s)", (index_rebuild.LOCK_CLASS, index_rebuild.WORK_LOCK))
+
+        def build() -> None:
+            with contextlib.suppress(psycopg.Error):
+                orphan.execute("CREATE INDEX CONCURRENTLY idx_slow ON files (slow(id))")
+
+        thread = threading.Thread(target=build)
+        thread.start()
+        building = f"SELECT 1 FROM pg_stat_progress_create_index WHERE pid = {pid} AND phase LIKE 'building%'"
+        wait_until(lambda: database.execute(building), 30, "the build")
+        slow_function(database, 0)
+        planned = database.run(check=True)
+        assert "idx_slow" in left(planned) and database.execute(building), "check mode ends nobody"
+        assert dealt(database.run(bloat="none")) == {"idx_slow": ("rebuild", "invalid")}
+        thread.join(30)
+        assert database.execute(f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid}") == []
 
 
 def slow_function(database: Database, seconds: float) -> None:
