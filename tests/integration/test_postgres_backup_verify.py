@@ -262,13 +262,26 @@ def test_a_corrupted_index_and_a_damaged_page(world: World) -> None:
     assert "invalid page in block 3" in findings["victim", "table"]
 
 
+def first_of(path: Path) -> str:
+    """The first character of a file; of ``postmaster.pid`` it tells a backend of initdb from a server."""
+    try:
+        return path.read_text(errors="replace")[:1]
+    except OSError:
+        return ""
+
+
 def test_killed_and_run_again(world: World, start_module: t.Any) -> None:
-    """SIGKILL while the scratch server restores: the next run removes what it left, and passes."""
-    run = start_module(MODULE, world.verify_arguments(backup=world.good))
-    data = world.scratch / "data"
-    run.wait_for(lambda: data.is_dir() and running_server(str(data)), what="the scratch server")
-    run.kill_controller()
-    assert data.is_dir() and running_server(str(data))
+    """SIGKILL while the cluster is made, and while its server restores: the next run removes what it left, and passes."""
+    pid_file = world.scratch / "data" / "postmaster.pid"
+    moments = {
+        "initdb": lambda: first_of(pid_file) == "-",
+        "the scratch server": lambda: first_of(pid_file).isdigit() and running_server(str(pid_file.parent)),
+    }
+    for what, moment in moments.items():
+        run = start_module(MODULE, world.verify_arguments(backup=world.good))
+        run.wait_for(moment, what=what)
+        run.kill_controller()
+        assert list(world.scratch.iterdir()) != []
     result = world.verify(backup=world.good)
     assert result["status"] == "ok", result["checks"]
 

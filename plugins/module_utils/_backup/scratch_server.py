@@ -34,6 +34,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._errors import (
 )
 from ansible_collections.fileforge.ops.plugins.module_utils._plan import Plan
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.cluster import (
+    PID_FILE,
     Server,
     ServerOptions,
     find_binaries,
@@ -43,7 +44,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._postgres.cluster im
 )
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.connection import PostgresOptions, connect, one, query
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.recovery import conf_quote
-from ansible_collections.fileforge.ops.plugins.module_utils._process import Completed, run
+from ansible_collections.fileforge.ops.plugins.module_utils._process import Completed, piped, run
 from ansible_collections.fileforge.ops.plugins.module_utils._wait import wait_for
 
 if t.TYPE_CHECKING:
@@ -51,6 +52,7 @@ if t.TYPE_CHECKING:
 
 PORT = 5432
 READY = 60.0
+INITIALISED = 300.0
 STOP = 300
 NAME = "data"
 _UNNAMED = "0" * 16
@@ -124,6 +126,15 @@ class Place:
     def _scratch(self) -> Scratch:
         return Scratch(self.data_directory, self.owner, self.bin_directory, STOP)
 
+    def _initialising(self) -> bool:
+        """Whether a backend of an initdb whose caller was killed still works here: it ends by itself, and cannot be stopped."""
+        try:
+            with open(os.path.join(self.data_directory, PID_FILE), encoding="utf-8", errors="replace") as stream:
+                alone = stream.read(1) == "-"
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return alone and running_server(self.data_directory) is not None
+
     @contextlib.contextmanager
     def held(self) -> t.Iterator[None]:
         """The place for the body alone, empty at its beginning and gone or empty at its end, whatever happens."""
@@ -152,6 +163,7 @@ class Place:
 
     def clear(self) -> None:
         """Stop and remove what is there. The lock file of a restore is not needed while the place is held."""
+        wait_for("the end of initdb", self._initialising, lambda busy: not busy, timeout=READY, interval=0.1)
         self._scratch().remove()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(state.lock_path(self.data_directory))
@@ -177,7 +189,10 @@ class ScratchServer:
         """Make an empty cluster."""
         place = self.place
         argv = [self.program("initdb"), "-D", place.data_directory, "-U", "postgres", f"--encoding={encoding}", "--locale=C"]
-        run([*argv, "--auth=peer", "--no-sync", "--data-checksums"], timeout=300, user=place.owner)
+        with piped([*argv, "--auth=peer", "--no-sync", "--data-checksums"], user=place.owner) as initdb:
+            code = initdb.wait(INITIALISED)
+            if code != 0:
+                raise initdb.failure(code)
         write_scratch_files(place.data_directory, place.owner, place.ids)
         settings = {**_FAST, **scratch_settings(Layout(place.data_directory, _UNNAMED), ServerOptions(), self.major)}
         with open(os.path.join(place.data_directory, "postgresql.conf"), "a", encoding="utf-8") as stream:
