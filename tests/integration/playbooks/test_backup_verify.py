@@ -75,5 +75,5 @@ def test_the_page_as_written(lab: PlayedLab) -> None:
         assert told.returncode != 0 and "ended critical" in " ".join(told.output.split()), "the schedule's own run says so, too"
     finally:
         store.put(dump.key, good, metadata=dumps.METADATA)
-    lab.play_well("backup-verify", *always, fileforge_verify_kinds=["dump"])
+        store.delete([record.key_below("") for record in records(store) if not record.ok])
     assert lab.play_well("backup", *backup).changed() == 0
