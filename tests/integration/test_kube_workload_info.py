@@ -28,8 +28,8 @@ MISSING_SECRET = {**SLEEPER, "env": [{"name": "A", "valueFrom": {"secretKeyRef":
 DOC = ROOT / "docs/kubernetes-checks.md"
 
 
-def web(namespace: str, container: Object = SLEEPER, kind: str = "Deployment", **more: t.Any) -> Object:
-    return workload(kind, "web", namespace, container, **{"replicas": 1, **more})
+def web(namespace: str, container: Object | None = None, kind: str = "Deployment", **more: t.Any) -> Object:
+    return workload(kind, "web", namespace, container or SLEEPER, **{"replicas": 1, **more})
 
 
 def with_init(namespace: str) -> Object:

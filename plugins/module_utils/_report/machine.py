@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import typing as t
-import xml.etree.ElementTree as ElementTree
+from xml.etree import ElementTree
 
 from ansible_collections.fileforge.ops.plugins.module_utils._checks import CRITICAL, STATUSES, UNKNOWN, WARNING
 from ansible_collections.fileforge.ops.plugins.module_utils._markup import printable

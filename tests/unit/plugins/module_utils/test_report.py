@@ -8,7 +8,7 @@ import datetime
 import json
 import re
 import typing as t
-import xml.etree.ElementTree as ElementTree
+from xml.etree import ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
 

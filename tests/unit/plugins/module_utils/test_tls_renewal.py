@@ -25,6 +25,10 @@ from tests.lab.signer import Signer
 SIGNER = Signer()
 
 
+def fail(error: Exception) -> t.NoReturn:
+    raise error
+
+
 class World:
     """A server that reads its certificate when it is reloaded, and a certbot that brings what it is told."""
 
@@ -85,9 +89,10 @@ class World:
         self.serving = Path(self.lineage.live) / "fullchain.pem"
 
     def _suggest(self, *_arguments: object) -> authority.Window | None:
-        if isinstance(self.window, Exception):
-            raise self.window
-        return self.window
+        window = self.window
+        if isinstance(window, Exception):
+            fail(window)
+        return window
 
     def renewal(self, domains: t.Sequence[str] = ("a.example",), **changes: t.Any) -> Renewal:
         order = CertbotOptions("api", domains, authenticator="nginx", config_directory=str(self.place))
