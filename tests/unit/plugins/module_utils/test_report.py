@@ -8,9 +8,9 @@ import datetime
 import json
 import re
 import typing as t
-from xml.etree import ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from ansible_collections.fileforge.ops.plugins.module_utils._checks import STATUSES, Check, worst
