@@ -34,8 +34,9 @@ def group_of(item: pytest.Item) -> str:
     return "playbooks" if item.path.parent.name == "playbooks" else item.path.stem
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the groups for ``--dist loadgroup``; the longest come first."""
+    """Mark the groups for ``--dist loadgroup``, before xdist reads the marks; the longest come first."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group_of(item)))
     rank = {group: place for place, group in enumerate(LONGEST)}
