@@ -39,7 +39,7 @@ unit: setup ## Tests of the engines and of the modules' wiring
 	$(PYTEST) -q -n 2 tests/unit
 
 integration: setup ## Modules and playbooks against real servers
-	$(PYTEST) -q -n 3 --dist loadgroup --no-loadscope-reorder tests/integration
+	$(PYTEST) -q -n 3 --dist loadfile --no-loadscope-reorder tests/integration
 
 faults: setup ## Kill, corrupt, cut and fill, then run again
 	$(PYTEST) -q -n 2 tests/faults

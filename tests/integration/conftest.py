@@ -15,6 +15,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.lab import ROOT
 from tests.lab.daemon import wait_until
@@ -29,18 +30,29 @@ LONGEST = ("playbooks", "test_dr_restore", "test_postgres_restore", "test_drill"
 """Groups of tests that begin first, so that none of them is alone at the end."""
 
 
-def group_of(item: pytest.Item) -> str:
+def group_of(nodeid: str) -> str:
     """Tests that share fixtures, and so run one after the other in one process: those of a file, and all playbooks of one lab."""
-    return "playbooks" if item.path.parent.name == "playbooks" else item.path.stem
+    path = Path(nodeid.split("::")[0])
+    return "playbooks" if path.parent.name == "playbooks" else path.stem
 
 
-@pytest.hookimpl(tryfirst=True)
+class Groups(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives a process a whole group at a time."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: t.Any) -> Groups:
+    """The groups, whatever ``--dist`` says."""
+    return Groups(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the groups for ``--dist loadgroup``, before xdist reads the marks; the longest come first."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+    """The longest groups come first."""
     rank = {group: place for place, group in enumerate(LONGEST)}
-    items.sort(key=lambda item: rank.get(group_of(item), len(rank)))
+    items.sort(key=lambda item: rank.get(group_of(item.nodeid), len(rank)))
 
 
 @pytest.fixture(scope="session")
