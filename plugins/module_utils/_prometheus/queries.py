@@ -24,7 +24,7 @@ REDUCERS: dict[str, t.Callable[[t.Sequence[float]], float]] = {
     "last": lambda found: found[-1],
     "max": max,
     "min": min,
-    "average": lambda found: math.fsum(found) / len(found),
+    "average": lambda found: sum(value / len(found) for value in found),  # never overflows; opposite infinities are no number
 }
 _DURATION = re.compile(r"(?:\d+(?:ms|[smhdwy]))+\Z")
 _NO_DISK = "tmpfs|ramfs|squashfs|iso9660|nsfs|devtmpfs|rpc_pipefs|fuse.lxcfs"
