@@ -33,7 +33,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._celery.sample impor
     read_head,
 )
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import AccessDenied
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
@@ -235,6 +235,7 @@ def test_heads(stamp: t.Any, published: float | None) -> None:
     assert head == Head("m1", "app.work", published)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_in_a_queue_are_survived(raw: bytes) -> None:
     assert read_head(raw, "at").published is None
@@ -242,6 +243,7 @@ def test_any_bytes_in_a_queue_are_survived(raw: bytes) -> None:
     sampling._held(raw, 1.0, 2.0)
 
 
+@settings(deadline=None)
 @given(
     st.recursive(
         st.none() | st.text(max_size=3) | st.integers(), lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=3), x)

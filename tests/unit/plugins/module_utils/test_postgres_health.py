@@ -27,7 +27,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._postgres.health_loo
     without_literals,
 )
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.health_sessions import blocking_trees
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 PIDS = st.integers(1, 8)
@@ -37,6 +37,7 @@ def pids_in(trees: t.Sequence[dict[str, t.Any]]) -> set[int]:
     return {tree["pid"] for tree in trees} | {pid for tree in trees for pid in pids_in(tree["blocks"])}
 
 
+@settings(deadline=None)
 @given(st.dictionaries(PIDS, st.sets(st.integers(0, 8), min_size=1, max_size=3), max_size=8))
 def test_the_blocking_trees_hold_every_session_and_end(waits: dict[int, set[int]]) -> None:
     """Also with cycles and several blockers each."""
@@ -77,6 +78,7 @@ def test_evidence_holds_no_values(statement: str | None, expected: str) -> None:
     assert without_literals(statement) == expected
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="abc'$1 \n", max_size=40), st.integers(1000, 9999))
 def test_no_quoted_value_survives(around: str, secret: int) -> None:
     quoted = around.replace("'", "").replace("$", "")

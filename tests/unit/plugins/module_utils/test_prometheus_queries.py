@@ -28,7 +28,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._prometheus.queries 
     judge,
     shipped,
 )
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 
@@ -69,6 +69,7 @@ def test_absent_can_be_expected() -> None:
 
 @example([8.988465674311579e307, 8.98846567431158e307], "average")
 @example([math.inf, -math.inf], "average")
+@settings(deadline=None)
 @given(st.lists(st.floats(allow_nan=True), max_size=6), st.sampled_from(["last", "max", "min", "average"]))
 def test_no_series_of_numbers_breaks_it(values: list[float], how: str) -> None:
     points = tuple((float(number), value) for number, value in enumerate(values))
