@@ -4,12 +4,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import random
 import socket
+import tempfile
+import time
 from pathlib import Path
 
 FIRST, LAST = 20000, 32000  # below the range that the kernel gives to clients
+CLAIMED_SECONDS = 1800.0
+"""For so long a port that was given out is given to nobody else: its service may start late, or be down in a test."""
 _given: set[int] = set()
 
 
@@ -24,10 +30,28 @@ def is_free(port: int) -> bool:
     return True
 
 
+def claim(port: int) -> bool:
+    """Take a port for this process; False when another process of this user has taken it lately."""
+    registry = Path(tempfile.gettempdir()) / f"fileforge-ports-{os.geteuid()}.json"
+    with os.fdopen(os.open(registry, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+", encoding="utf-8") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        now = time.time()
+        try:
+            claims = {name: at for name, at in json.load(stream).items() if 0 <= now - at < CLAIMED_SECONDS}
+        except ValueError:  # new, or its writer was killed
+            claims = {}
+        if str(port) in claims:
+            return False
+        stream.seek(0)
+        stream.truncate()
+        json.dump({**claims, str(port): now}, stream)
+    return True
+
+
 def free_port() -> int:
-    """A port that nothing listens on and that this process has not given out yet."""
+    """A port that nothing listens on and that nobody has been given lately."""
     for port in random.sample(range(FIRST, LAST), 2000):
-        if port not in _given and is_free(port):
+        if port not in _given and is_free(port) and claim(port):
             _given.add(port)
             return port
     raise OSError("no free loopback port")
