@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import typing as t
+from pathlib import Path
 
 import pytest
 
@@ -88,19 +89,12 @@ def test_a_server_that_is_down_hides_nothing_and_fails_the_run(prepared: PlayedL
     assert {"redis.connection", "endpoint.api.health"} <= {check["id"] for check in report(prepared)["problems"] if check["hint"]}
 
 
-def test_a_host_that_is_not_reached_is_told(prepared: PlayedLab) -> None:
-    lost = prepared.play(
-        "daily-check",
-        "-e",
-        '{"database_hosts": "nowhere"}',
-        "-i",
-        "nowhere,",
-        ansible_connection="{{ 'ssh' if inventory_hostname == 'nowhere' else 'local' }}",
-        ansible_host="127.0.0.1",
-        ansible_port=9,
-        daily_check_thresholds=BUSY,
-        daily_check_skip=SKIP,
-    )
+def test_a_host_that_is_not_reached_is_told(prepared: PlayedLab, place: Path) -> None:
+    inventory = place / "nowhere.yml"
+    nowhere = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 9}
+    inventory.write_text(json.dumps({"all": {"hosts": {"nowhere": nowhere}}}))
+    request = {"daily_check_thresholds": BUSY, "daily_check_skip": SKIP, "database_hosts": "nowhere"}
+    lost = prepared.play("daily-check", "-i", str(inventory), **request)
     assert lost.changed() == 0
     found = {(section["host"], section["name"]): section["status"] for section in report(prepared)["sections"]}
     assert found["nowhere", "Database"] == found["nowhere", "Disks"] == "unknown"
