@@ -63,9 +63,10 @@ def test_archiving_is_off(run_module: ModuleRunner, postgres: PostgresFactory) -
 
 def test_a_failing_archiver_ends_the_wait_early(run_module: ModuleRunner, postgres: PostgresFactory) -> None:
     cluster = postgres(settings={"archive_mode": "on", "archive_command": "false"})
-    arguments = {**cluster.options(), "label": "x", "wait_archived": True, "timeout": 120}
+    arguments = {**cluster.options(), "label": "x", "wait_archived": True, "timeout": 200}
     result = run_module("postgres_marker", arguments, expect_failure=True)
-    assert "failed" in result["msg"] and result["waited"] < 60 and result["last"]["last_failed_wal"]
+    # The archiver tries three times and then rests for a minute: the wait may begin in that rest.
+    assert "failed" in result["msg"] and result["waited"] < 100 and result["last"]["last_failed_wal"]
 
 
 def test_an_archiver_that_does_nothing_is_given_up(run_module: ModuleRunner, postgres: PostgresFactory) -> None:
