@@ -63,14 +63,16 @@ def read_mounts() -> list[Mount]:
 
 
 def real_mounts(mounts: t.Sequence[Mount], filesystems: str) -> list[Mount]:
-    """Those that hold data: on a device or a network; each file system once, images and pseudo file systems not."""
-    pseudo = {line.split()[1] for line in filesystems.splitlines() if line.startswith("nodev") and len(line.split()) > 1}
+    """Those that hold data: on a device or a network; each file system once, images and pseudo file systems not.
+
+    Only types that the kernel lists without ``nodev`` are on a device. Some that it mounts itself (nsfs) are not listed at all.
+    """
+    on_device = {line.strip() for line in filesystems.splitlines() if not line.startswith("nodev")}
     best: dict[str, Mount] = {}
     for mount in mounts:
         kind = mount.type.partition(".")[0]
-        held = (
-            kind not in pseudo or mount.type in NETWORK or kind == "fuse" or (mount.type == "overlay" and mount.mount_point == "/")
-        )
+        root = mount.type == "overlay" and mount.mount_point == "/"
+        held = kind in on_device or mount.type in NETWORK or kind == "fuse" or root
         if not held or mount.type in IMAGES or mount.type in ("fuse.portal", "fuse.gvfsd-fuse", "fuse.lxcfs", "fusectl"):
             continue
         if not held_by_directory(mount):

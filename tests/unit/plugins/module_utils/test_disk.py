@@ -32,6 +32,7 @@ MOUNTINFO = r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 30 22 0:60 / /mnt/s3 rw - fuse.s3fs s3fs rw
 31 22 254:32 / /hidden rw - ext4 /dev/vdc rw
 32 22 254:48 / /hidden rw - ext4 /dev/vdd rw
+33 22 0:4 net:[4026532167] /run/netns/blue rw shared:9 - nsfs nsfs rw
 """
 GIB = 1 << 30
 
