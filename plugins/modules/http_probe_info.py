@@ -164,41 +164,14 @@ status:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.fileforge.ops.plugins.module_utils._checks import result_of
-from ansible_collections.fileforge.ops.plugins.module_utils._http.probe import ProbeOptions, probe
 from ansible_collections.fileforge.ops.plugins.module_utils._module import conclude
-
-ARGUMENTS: dict[str, dict[str, t.Any]] = {
-    "url": {"type": "str", "required": True},
-    "name": {"type": "str"},
-    "method": {"type": "str", "choices": ["GET", "HEAD", "OPTIONS"], "default": "GET"},
-    "headers": {"type": "dict", "default": {}},
-    "bearer_token": {"type": "str", "no_log": True},
-    "probes": {"type": "int", "default": 5},
-    "required": {"type": "int", "default": 3},
-    "interval": {"type": "float", "default": 1},
-    "timeout": {"type": "float", "default": 5},
-    "retries_for": {"type": "float", "default": 0},
-    "status_codes": {"type": "list", "elements": "int", "default": [200]},
-    "body_regex": {"type": "str"},
-    "body_json": {"type": "dict", "default": {}},
-    "latency_warning": {"type": "float", "default": 0.5},
-    "latency_critical": {"type": "float", "default": 1.0},
-    "validate_certs": {"type": "bool", "default": True},
-    "ca_cert": {"type": "path"},
-}
-
-
-def operate(params: dict[str, t.Any]) -> dict[str, t.Any]:
-    """Probe and return the result of the module."""
-    outcome = probe(ProbeOptions(**{name: params[name] for name in ARGUMENTS}))
-    return {"changed": False, **outcome.as_dict(), **result_of(outcome.checks())}
+from ansible_collections.fileforge.ops.plugins.module_utils._probes.http_probe_info import ARGUMENTS, operate
 
 
 def main() -> t.NoReturn:
     """Entry point."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    conclude(module, lambda: operate(module.params))
+    conclude(module, lambda: operate(module.params, module.check_mode))
 
 
 if __name__ == "__main__":

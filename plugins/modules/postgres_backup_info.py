@@ -126,72 +126,14 @@ status:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.fileforge.ops.plugins.module_utils._argspec import S3, merge
-from ansible_collections.fileforge.ops.plugins.module_utils._backup.catalog import Catalog
-from ansible_collections.fileforge.ops.plugins.module_utils._backup.report import Limits, Report, unknown_checks
-from ansible_collections.fileforge.ops.plugins.module_utils._checks import result_of
-from ansible_collections.fileforge.ops.plugins.module_utils._errors import AccessDenied, InvalidOption, NotFound, Unavailable
 from ansible_collections.fileforge.ops.plugins.module_utils._module import conclude
-from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import S3Options, Store
-from ansible_collections.fileforge.ops.plugins.module_utils._time import iso, now, parse_time
-
-ARGUMENTS = merge(
-    S3,
-    {
-        "prefix": {"type": "str", "default": ""},
-        "rpo": {"type": "int", "default": 3600},
-        "max_backup_age": {"type": "int", "default": 93600},
-        "max_verified_age": {"type": "int", "default": 691200},
-        "target_time": {"type": "str"},
-    },
-)
-NOTHING: dict[str, t.Any] = {
-    "backups": [],
-    "wal": [],
-    "dumps": [],
-    "last_verified": None,
-    "restorable": [],
-    "rpo_seconds": None,
-    "last_transaction": None,
-}
-
-
-def limits_of(params: dict[str, t.Any]) -> Limits:
-    """From the module's parameters. Raises InvalidOption."""
-    for name in ("rpo", "max_backup_age"):
-        if params[name] < 1:
-            raise InvalidOption(name, params[name], "must be at least 1")
-    target = parse_time(params["target_time"], "target_time") if params["target_time"] else None
-    if params["max_verified_age"] < 0:
-        raise InvalidOption("max_verified_age", params["max_verified_age"], "must be at least 0")
-    return Limits(params["rpo"], params["max_backup_age"], target, params["max_verified_age"])
-
-
-def look(params: dict[str, t.Any]) -> dict[str, t.Any]:
-    """Read the bucket and return the result of the module."""
-    limits = limits_of(params)
-    options = S3Options.from_params(params)
-    try:
-        report = Report(Catalog.load(Store(options), params["prefix"]), limits, now())
-        return {
-            "changed": False,
-            "backups": report.backups,
-            "wal": report.wal(),
-            "dumps": report.dumps(),
-            "last_verified": report.last_verified,
-            "restorable": [item.as_dict() for item in report.restorable()],
-            "rpo_seconds": report.rpo_seconds,
-            "last_transaction": iso(report.last_transaction),
-            **result_of(report.checks()),
-        }
-    except (Unavailable, AccessDenied, NotFound) as error:
-        return {"changed": False, **NOTHING, **result_of(unknown_checks(error, limits))}
+from ansible_collections.fileforge.ops.plugins.module_utils._probes.postgres_backup_info import ARGUMENTS, operate
 
 
 def main() -> t.NoReturn:
     """Entry point."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    conclude(module, lambda: look(module.params))
+    conclude(module, lambda: operate(module.params, module.check_mode))
 
 
 if __name__ == "__main__":

@@ -143,55 +143,14 @@ blocking:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.fileforge.ops.plugins.module_utils._argspec import POSTGRES, merge
-from ansible_collections.fileforge.ops.plugins.module_utils._checks import result_of
 from ansible_collections.fileforge.ops.plugins.module_utils._module import conclude
-from ansible_collections.fileforge.ops.plugins.module_utils._postgres.connection import PostgresOptions
-from ansible_collections.fileforge.ops.plugins.module_utils._postgres.health import chosen, examine
-from ansible_collections.fileforge.ops.plugins.module_utils._postgres.health_look import HealthOptions, limits_from
-
-ARGUMENTS = merge(
-    POSTGRES,
-    {
-        "checks": {"type": "list", "elements": "str", "default": []},
-        "skip": {"type": "list", "elements": "str", "default": []},
-        "limits": {"type": "dict", "default": {}},
-        "expected_role": {"type": "str", "choices": ["any", "primary", "standby"], "default": "any"},
-        "expected_replicas": {"type": "int"},
-        "require_archiving": {"type": "bool", "default": False},
-        "ignore_roles": {"type": "list", "elements": "str", "default": []},
-        "ignore_applications": {
-            "type": "list",
-            "elements": "str",
-            "default": ["pg_dump", "pg_dumpall", "pg_restore", "pg_basebackup"],
-        },
-        "check_timeout": {"type": "float", "default": 5},
-        "timeout": {"type": "float", "default": 60},
-    },
-)
-PLAIN = (
-    "expected_role",
-    "expected_replicas",
-    "require_archiving",
-    "ignore_roles",
-    "ignore_applications",
-    "check_timeout",
-    "timeout",
-)
-
-
-def operate(params: dict[str, t.Any]) -> dict[str, t.Any]:
-    """Examine and return the result of the module."""
-    probes = chosen(params["checks"], params["skip"])
-    health = HealthOptions(limits=limits_from(params["limits"]), **{name: params[name] for name in PLAIN})
-    report = examine(PostgresOptions.from_params(params), health, probes)
-    return {"changed": False, "server": report.server, "blocking": report.blocking, **result_of(report.checks)}
+from ansible_collections.fileforge.ops.plugins.module_utils._probes.postgres_health_info import ARGUMENTS, operate
 
 
 def main() -> t.NoReturn:
     """Entry point."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    conclude(module, lambda: operate(module.params))
+    conclude(module, lambda: operate(module.params, module.check_mode))
 
 
 if __name__ == "__main__":

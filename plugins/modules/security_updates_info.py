@@ -125,35 +125,11 @@ status:
   returned: success
 """
 
-import dataclasses
-import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.fileforge.ops.plugins.module_utils._checks import result_of
-from ansible_collections.fileforge.ops.plugins.module_utils._host import package_manager
-from ansible_collections.fileforge.ops.plugins.module_utils._host.updates import UpdateOptions, review
 from ansible_collections.fileforge.ops.plugins.module_utils._module import conclude
-
-ARGUMENTS: dict[str, dict[str, t.Any]] = {
-    "manager": {"type": "str", "choices": ["auto", "apt", "dnf"], "default": "auto"},
-    "security_warning": {"type": "int", "default": 1},
-    "security_critical": {"type": "int"},
-    "age_warning_days": {"type": "float", "default": 7},
-    "age_critical_days": {"type": "float", "default": 30},
-    "lists_warning_hours": {"type": "float", "default": 48},
-    "lists_unknown_hours": {"type": "float", "default": 168},
-    "history_file": {"type": "path"},
-    "timeout": {"type": "float", "default": 120},
-}
-
-
-def operate(params: dict[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
-    """Look and return the result of the module."""
-    options = UpdateOptions(**{field.name: params[field.name] for field in dataclasses.fields(UpdateOptions)})
-    options.check()
-    outcome = review(options, package_manager.look(options.manager, options.timeout), time.time(), record=not check_mode)
-    return {"changed": False, **outcome.as_dict(), **result_of(outcome.checks)}
+from ansible_collections.fileforge.ops.plugins.module_utils._probes.security_updates_info import ARGUMENTS, operate
 
 
 def main() -> t.NoReturn:

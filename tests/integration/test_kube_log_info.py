@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.fileforge.ops.plugins.module_utils._argspec import KUBE
-from ansible_collections.fileforge.ops.plugins.modules import kube_log_info as module
+from ansible_collections.fileforge.ops.plugins.module_utils._probes import kube_log_info as module
 
 from tests.lab import ROOT
 from tests.lab.daemon import wait_until
@@ -100,8 +99,8 @@ def ready(server: KubeServer) -> bool:
 
 def look(server: KubeServer, token: str = ADMIN, **options: t.Any) -> dict[str, t.Any]:
     """The module's result, without Ansible around it."""
-    defaults = {name: entry.get("default") for name, entry in {**KUBE, **module.ARGUMENTS}.items()}
-    return module.operate({**defaults, **server.options(token), "namespace": WORLD, **options})
+    defaults = {name: entry.get("default") for name, entry in module.ARGUMENTS.items()}
+    return module.operate({**defaults, **server.options(token), "namespace": WORLD, **options}, False)
 
 
 def statuses(result: dict[str, t.Any]) -> dict[str, str]:

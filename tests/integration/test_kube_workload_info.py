@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.fileforge.ops.plugins.module_utils._argspec import KUBE
-from ansible_collections.fileforge.ops.plugins.modules import kube_workload_info as module
+from ansible_collections.fileforge.ops.plugins.module_utils._probes import kube_workload_info as module
 
 from tests.lab import ROOT
 from tests.lab.daemon import wait_until
@@ -132,9 +131,9 @@ def server(session_place: Path) -> t.Iterator[KubeServer]:
 
 def look(server: KubeServer, namespace: str = "healthy", token: str = ADMIN, **options: t.Any) -> dict[str, t.Any]:
     """The module's result, without Ansible around it."""
-    defaults = {name: entry.get("default") for name, entry in {**KUBE, **module.ARGUMENTS}.items()}
+    defaults = {name: entry.get("default") for name, entry in module.ARGUMENTS.items()}
     given = {**defaults, **server.options(token), "namespace": namespace, "startup_grace": 0, **options}
-    return module.operate(given, check=False)
+    return module.operate(given, False)
 
 
 def statuses(result: dict[str, t.Any]) -> dict[str, str]:
@@ -180,7 +179,7 @@ def test_fault(server: KubeServer, name: str) -> None:
 def test_through_ansible_with_every_client_library(server: KubeServer, run_module: t.Any, place: Path) -> None:
     samples = place / "samples.json"
     given = {**server.options(VIEWER), "namespace": "crash-loop", "name": "web", "samples_file": str(samples)}
-    checked = run_module("kube_workload_info", given, check=True)
+    checked = run_module("kube_workload_info", given, True)
     assert checked["changed"] is False and checked["status"] == "critical" and not samples.exists()
     assert checked["workloads"][0]["kind"] == "Deployment" and checked["workloads"][0]["desired"] == 1
     for interpreter in interpreters():

@@ -10,7 +10,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.fileforge.ops.plugins.modules import postgres_backup_info as module
+from ansible_collections.fileforge.ops.plugins.module_utils._probes import postgres_backup_info as module
 
 from tests.lab.daemon import wait_until
 from tests.lab.facts import wal_interpreter
@@ -53,7 +53,7 @@ class Site:
         if ansible:
             result: dict[str, t.Any] = self.run_module(MODULE, options)
         else:
-            result = module.look({**{name: spec.get("default") for name, spec in module.ARGUMENTS.items()}, **options})
+            result = module.operate({**{name: spec.get("default") for name, spec in module.ARGUMENTS.items()}, **options}, False)
         assert result["changed"] is False
         result["by_id"] = {check["id"]: check for check in result["checks"]}
         return result
@@ -130,7 +130,7 @@ def test_what_cannot_be_looked_at_is_unknown(s3: S3Server, bucket: str, run_modu
         ({"s3_endpoint": "http://127.0.0.1:9", "s3_attempts": 1, "s3_timeout": 2}, "127.0.0.1:9"),
     ):
         defaults = {name: spec.get("default") for name, spec in module.ARGUMENTS.items()}
-        result = module.look({**defaults, **s3.options(bucket), **changes, "target_time": "2026-11-23T14:05:00+00:00"})
+        result = module.operate({**defaults, **s3.options(bucket), **changes, "target_time": "2026-11-23T14:05:00+00:00"}, False)
         assert {check["status"] for check in result["checks"]} == {"unknown"} and len(result["checks"]) == 6
         assert result["status"] == "unknown" and word in result["checks"][0]["summary"]
     wrong = run_module(MODULE, {**s3.options(bucket), "target_time": "2026-11-23T14:05:00"}, expect_failure=True)

@@ -10,7 +10,7 @@ import pytest
 from ansible_collections.fileforge.ops.plugins.module_utils._celery.queues import QueueOptions, Report
 from ansible_collections.fileforge.ops.plugins.module_utils._checks import Check
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption
-from ansible_collections.fileforge.ops.plugins.modules import celery_queue_info as module
+from ansible_collections.fileforge.ops.plugins.module_utils._probes import celery_queue_info as module
 
 
 def params(**changes: t.Any) -> dict[str, t.Any]:

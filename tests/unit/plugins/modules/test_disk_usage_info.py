@@ -10,7 +10,7 @@ import pytest
 from ansible_collections.fileforge.ops.plugins.module_utils._checks import Check
 from ansible_collections.fileforge.ops.plugins.module_utils._host import disk
 from ansible_collections.fileforge.ops.plugins.module_utils._host.mounts import Usage
-from ansible_collections.fileforge.ops.plugins.modules import disk_usage_info as module
+from ansible_collections.fileforge.ops.plugins.module_utils._probes import disk_usage_info as module
 
 
 def params(**changes: t.Any) -> dict[str, t.Any]:

@@ -9,7 +9,7 @@ import typing as t
 import pytest
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption
 from ansible_collections.fileforge.ops.plugins.module_utils._http.probe import Attempt, Outcome, ProbeOptions
-from ansible_collections.fileforge.ops.plugins.modules import http_probe_info as module
+from ansible_collections.fileforge.ops.plugins.module_utils._probes import http_probe_info as module
 
 
 def params(**changes: t.Any) -> dict[str, t.Any]:
@@ -24,7 +24,7 @@ def test_defaults_are_the_engines_and_the_runbooks(monkeypatch: pytest.MonkeyPat
         return Outcome(options, [Attempt("t", 0.1)])
 
     monkeypatch.setattr(module, "probe", fake)
-    result = module.operate(params())
+    result = module.operate(params(), False)
     plain = ProbeOptions(url="http://api.example/health")
     assert {**vars(seen[0]), "status_codes": tuple(seen[0].status_codes), "name": ""} == vars(plain)
     assert (seen[0].latency_warning, seen[0].latency_critical) == (0.5, 1.0)
@@ -38,4 +38,4 @@ def test_the_token_is_a_secret() -> None:
 
 def test_invalid_options_are_refused() -> None:
     with pytest.raises(InvalidOption):
-        module.operate(params(probes=2, required=3))
+        module.operate(params(probes=2, required=3), False)

@@ -8,16 +8,15 @@ import dataclasses
 import typing as t
 
 import pytest
-from ansible_collections.fileforge.ops.plugins.module_utils._argspec import KUBE
 from ansible_collections.fileforge.ops.plugins.module_utils._checks import Check
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption
 from ansible_collections.fileforge.ops.plugins.module_utils._kube.log_lines import Rules
 from ansible_collections.fileforge.ops.plugins.module_utils._kube.logs import LogRequest
-from ansible_collections.fileforge.ops.plugins.modules import kube_log_info as module
+from ansible_collections.fileforge.ops.plugins.module_utils._probes import kube_log_info as module
 
 
 def params(**changes: t.Any) -> dict[str, t.Any]:
-    spec = {**KUBE, **module.ARGUMENTS}
+    spec = module.ARGUMENTS
     return {**{name: entry.get("default") for name, entry in spec.items()}, "kube_host": "http://h", **changes}
 
 
@@ -46,7 +45,12 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[t.Any]:
 
 
 def test_defaults_are_the_engines(seen: list[t.Any]) -> None:
-    assert module.operate(params()) == {"changed": False, "groups": [], "status": "unknown", "checks": [t.cast(t.Any, _check())]}
+    assert module.operate(params(), False) == {
+        "changed": False,
+        "groups": [],
+        "status": "unknown",
+        "checks": [t.cast(t.Any, _check())],
+    }
     assert seen == [("http://h", 8), LogRequest("default"), "read"]
 
 
@@ -59,11 +63,11 @@ def test_every_option_reaches_the_engine(seen: list[t.Any]) -> None:
     request = LogRequest("n", "s=1", ("app",), 3, rules, False, 2048, 9, 10, 11, 12, 13, 2, 3, 4, 5, "x")
     given = {field.name: getattr(request, field.name) for field in dataclasses.fields(request) if field.name != "rules"}
     given.update({field.name: getattr(rules, field.name) for field in dataclasses.fields(rules)})
-    module.operate(params(**{name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}))
+    module.operate(params(**{name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}), False)
     assert seen[:2] == [("http://h", 9), request]
 
 
 def test_bad_options_are_refused_before_anything_is_asked(seen: list[t.Any]) -> None:
     with pytest.raises(InvalidOption, match="parallel"):
-        module.operate(params(parallel=0))
+        module.operate(params(parallel=0), False)
     assert seen == []

@@ -9,11 +9,10 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.fileforge.ops.plugins.module_utils._argspec import KUBE
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption, Unavailable
 from ansible_collections.fileforge.ops.plugins.module_utils._kube.assessment import Limits
 from ansible_collections.fileforge.ops.plugins.module_utils._kube.inventory import Inventory
-from ansible_collections.fileforge.ops.plugins.modules import kube_workload_info as module
+from ansible_collections.fileforge.ops.plugins.module_utils._probes import kube_workload_info as module
 
 POD = {
     "metadata": {"name": "web", "uid": "u", "creationTimestamp": "2020-01-01T00:00:00Z"},
@@ -23,7 +22,7 @@ POD = {
 
 
 def params(**changes: t.Any) -> dict[str, t.Any]:
-    spec = {**KUBE, **module.ARGUMENTS}
+    spec = module.ARGUMENTS
     return {**{name: entry.get("default") for name, entry in spec.items()}, "kube_host": "http://h", **changes}
 
 
@@ -41,7 +40,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[t.Any]:
 
 
 def test_options_reach_the_engine(asked: list[t.Any]) -> None:
-    result = module.operate(params(namespace="n", selector="a=b", name="x", restarts_warning=1, restarts_critical=1), check=False)
+    result = module.operate(params(namespace="n", selector="a=b", name="x", restarts_warning=1, restarts_critical=1), False)
     assert asked == [("http://h", "n", "a=b")]
     statuses = {check["id"]: check["status"] for check in result["checks"]}
     assert statuses["kube.x.restarts"] == "critical" and result["changed"] is False
@@ -54,9 +53,9 @@ def test_defaults_are_the_engines() -> None:
 
 def test_samples_are_kept_but_not_in_check_mode(asked: list[t.Any], tmp_path: Path) -> None:
     path = tmp_path / "samples.json"
-    module.operate(params(samples_file=str(path)), check=True)
+    module.operate(params(samples_file=str(path)), True)
     assert not path.exists()
-    result = module.operate(params(samples_file=str(path)), check=False)
+    result = module.operate(params(samples_file=str(path)), False)
     assert json.loads(path.read_text())["samples"][0]["restarts"] == {"u/app": 4} and result["changed"] is False
 
 
@@ -64,11 +63,11 @@ def test_samples_are_not_replaced_by_nothing_when_pods_cannot_be_read(monkeypatc
     monkeypatch.setattr(module, "Client", lambda options: options)
     monkeypatch.setattr(module, "gather", lambda *_args: Inventory("n", problems={"pods": Unavailable("down")}))
     path = tmp_path / "samples.json"
-    result = module.operate(params(samples_file=str(path)), check=False)
+    result = module.operate(params(samples_file=str(path)), False)
     assert not path.exists() and result["unseen"] == {"pods": "down"} and result["status"] == "critical"
 
 
 def test_bad_limits_are_refused_before_anything_is_asked(asked: list[t.Any]) -> None:
     with pytest.raises(InvalidOption, match="window_hours"):
-        module.operate(params(window_hours=-1), check=False)
+        module.operate(params(window_hours=-1), False)
     assert asked == []

@@ -12,7 +12,8 @@ from ansible_collections.fileforge.ops.plugins.module_utils._checks import Check
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.health import NAMES, Report
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.health_look import LIMITS
-from ansible_collections.fileforge.ops.plugins.modules import postgres_health_info as module
+from ansible_collections.fileforge.ops.plugins.module_utils._probes import postgres_health_info as module
+from ansible_collections.fileforge.ops.plugins.modules.postgres_health_info import DOCUMENTATION
 
 
 def params(**changes: t.Any) -> dict[str, t.Any]:
@@ -28,7 +29,7 @@ def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(module, "examine", fake)
     changes = {"postgres_host": "db1", "limits": {"connections": {"warning": 50}}, "expected_replicas": 2, "skip": ["cache_hit"]}
-    result = module.operate(params(**changes))
+    result = module.operate(params(**changes), False)
     options, health, probes = seen[0]
     assert options.host == "db1" and health.expected_replicas == 2
     assert (health.limits["connections"].warning, health.limits["connections"].critical) == (50, 90)
@@ -52,9 +53,9 @@ def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wrong_options_are_refused(monkeypatch: pytest.MonkeyPatch, changes: dict[str, t.Any], words: str) -> None:
     monkeypatch.setattr(module, "examine", lambda *_arguments: pytest.fail("connected"))
     with pytest.raises(InvalidOption, match=words):
-        module.operate(params(**changes))
+        module.operate(params(**changes), False)
 
 
 def test_every_limit_and_check_is_documented() -> None:
     for name in (*LIMITS, *NAMES):
-        assert re.search(rf"C\((postgres\.)?{name}\)", module.DOCUMENTATION) or name == "cache_hit", name
+        assert re.search(rf"C\((postgres\.)?{name}\)", DOCUMENTATION) or name == "cache_hit", name

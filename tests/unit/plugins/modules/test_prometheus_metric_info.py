@@ -9,8 +9,8 @@ import typing as t
 import pytest
 from ansible_collections.fileforge.ops.plugins.module_utils._checks import Check
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption
+from ansible_collections.fileforge.ops.plugins.module_utils._probes import prometheus_metric_info as module
 from ansible_collections.fileforge.ops.plugins.module_utils._prometheus.queries import NAMES, Report
-from ansible_collections.fileforge.ops.plugins.modules import prometheus_metric_info as module
 
 
 def params(**changes: t.Any) -> dict[str, t.Any]:
@@ -35,8 +35,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[t.Any, ...]]:
 
 
 def test_defaults_are_the_runbooks(seen: list[tuple[t.Any, ...]]) -> None:
-    warned: list[str] = []
-    result = module.operate(params(), warned.append)
+    result = module.operate(params(), False)
     limits = {query.name: (query.warning, query.critical) for query in seen[0][1]}
     assert limits == {
         "api_response_seconds": (0.5, 1.0),
@@ -48,7 +47,7 @@ def test_defaults_are_the_runbooks(seen: list[tuple[t.Any, ...]]) -> None:
         "scrape_targets": (0, None),
     }
     assert tuple(module.METRICS) == NAMES
-    assert warned == ["Prometheus: mine: partial answer"] and result["api_warnings"] == ["mine: partial answer"]
+    assert result["warnings"] == ["Prometheus: mine: partial answer"] and result["api_warnings"] == ["mine: partial answer"]
 
 
 def test_own_queries_and_thresholds(seen: list[tuple[t.Any, ...]]) -> None:
@@ -57,7 +56,7 @@ def test_own_queries_and_thresholds(seen: list[tuple[t.Any, ...]]) -> None:
         "queries": [own(warning=1, critical=2), own(name="queue_length", query="my_queue")],
         "thresholds": {"mine": {"critical": 3}, "cpu_usage": {"warning": 0.5}},
     }
-    module.operate(params(**changes), print)
+    module.operate(params(**changes), False)
     found = {query.name: (query.query, query.warning, query.critical) for query in seen[0][1]}
     assert found == {"queue_length": ("my_queue", 100, 1000), "mine": ("up", 1, 3)}
 
@@ -81,7 +80,7 @@ def test_own_queries_and_thresholds(seen: list[tuple[t.Any, ...]]) -> None:
 )
 def test_wrong_options_are_refused(seen: list[tuple[t.Any, ...]], changes: dict[str, t.Any], words: str) -> None:
     with pytest.raises(InvalidOption, match=words) as caught:
-        module.operate(params(**changes), print)
+        module.operate(params(**changes), False)
     assert "secret" not in str(caught.value) and not seen
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption
 from ansible_collections.fileforge.ops.plugins.module_utils._host.updates import Fix, Found, UpdateOptions
-from ansible_collections.fileforge.ops.plugins.modules import security_updates_info as module
+from ansible_collections.fileforge.ops.plugins.module_utils._probes import security_updates_info as module
 
 
 def params(**changes: t.Any) -> dict[str, t.Any]:

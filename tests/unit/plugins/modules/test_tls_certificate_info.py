@@ -7,9 +7,9 @@ from __future__ import annotations
 import typing as t
 
 import pytest
+from ansible_collections.fileforge.ops.plugins.module_utils._probes import tls_certificate_info as module
 from ansible_collections.fileforge.ops.plugins.module_utils._tls.endpoint import Endpoint
 from ansible_collections.fileforge.ops.plugins.module_utils._tls.examine import Findings, Questions
-from ansible_collections.fileforge.ops.plugins.modules import tls_certificate_info as module
 
 
 def params(**changes: t.Any) -> dict[str, t.Any]:
@@ -30,7 +30,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[t.Any, Questions]]:
 
 
 def test_defaults_are_the_runbooks(seen: list[tuple[t.Any, Questions]]) -> None:
-    result = module.operate(params(host="a.example"))
+    result = module.operate(params(host="a.example"), False)
     [(endpoint, asked)] = seen
     assert endpoint == Endpoint("a.example", 443)
     assert asked == Questions("a.example", "a.example")
@@ -42,13 +42,13 @@ def test_defaults_are_the_runbooks(seen: list[tuple[t.Any, Questions]]) -> None:
     ("changes", "port"), [({"starttls": "smtp"}, 25), ({"starttls": "postgres"}, 5432), ({"starttls": "smtp", "port": 587}, 587)]
 )
 def test_ports(seen: list[tuple[t.Any, Questions]], changes: dict[str, t.Any], port: int) -> None:
-    module.operate(params(host="10.0.0.1", server_name="a.example", **changes))
+    module.operate(params(host="10.0.0.1", server_name="a.example", **changes), False)
     [(endpoint, asked)] = seen
     assert (endpoint.port, endpoint.name, asked.name, asked.hostname) == (port, "a.example", "a.example", "a.example")
 
 
 def test_a_file_asks_for_no_name_of_its_own(seen: list[tuple[t.Any, Questions]]) -> None:
-    module.operate(params(path="/etc/ssl/api.pem"))
+    module.operate(params(path="/etc/ssl/api.pem"), False)
     [(path, asked)] = seen
     assert (path, asked.name, asked.hostname) == ("/etc/ssl/api.pem", "api", "")
     assert asked.id("expiry") == "certificate.api.expiry"
