@@ -16,26 +16,33 @@ if t.TYPE_CHECKING:
 
 
 def conclude(module: AnsibleModule, operation: t.Callable[[], dict[str, t.Any]]) -> t.NoReturn:
-    """Run the operation and end the module with its result, or with a message that a person can act on.
+    """Run the operation and end the module with its result, or with a message that a person can act on."""
+    done, result = attempt(operation)
+    if done:
+        module.exit_json(**result)
+    module.fail_json(**result)
+    raise AssertionError("neither exit_json nor fail_json returns")
+
+
+def attempt(operation: t.Callable[[], dict[str, t.Any]]) -> tuple[bool, dict[str, t.Any]]:
+    """Whether the operation ended well, and its result or what is known of its error.
 
     An unexpected error is our defect: it is reported in one line with its place in the code; the traceback is only returned
     (as ``exception``) when FILEFORGE_DEBUG is set, because it may quote values.
     """
     try:
-        result = operation()
+        return True, operation()
     except OpsError as error:
-        module.fail_json(**error.result())
+        return False, error.result()
     except Exception as error:  # pylint: disable=broad-except
         place = traceback.extract_tb(error.__traceback__)[-1]
         extra = {"exception": traceback.format_exc()} if os.environ.get("FILEFORGE_DEBUG") else {}
-        module.fail_json(
-            msg=f"unexpected {type(error).__name__} at {os.path.basename(place.filename)}:{place.lineno}: {error}",
-            code="defect",
-            hint="this is a defect of the module: run again with FILEFORGE_DEBUG=1 in the task's environment and report it",
+        return False, {
+            "msg": f"unexpected {type(error).__name__} at {os.path.basename(place.filename)}:{place.lineno}: {error}",
+            "code": "defect",
+            "hint": "this is a defect of the module: run again with FILEFORGE_DEBUG=1 in the task's environment and report it",
             **extra,
-        )
-    module.exit_json(**result)
-    raise AssertionError("exit_json does not return")
+        }
 
 
 def require_library(name: str, package: str, *, minimum: tuple[int, ...] = ()) -> t.Any:

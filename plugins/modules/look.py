@@ -2,7 +2,7 @@
 # Copyright (c) FileForge operations
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Documentation of the action plugin that looks at many things at once."""
+"""Looks at many things at once; the action plugin of the same name adds the modules of other collections."""
 
 from __future__ import annotations
 
@@ -104,3 +104,33 @@ results:
   type: list
   elements: dict
 """
+
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.fileforge.ops.plugins.module_utils._module import conclude
+from ansible_collections.fileforge.ops.plugins.module_utils._probes.run import run_probes
+
+PROBE = {
+    "name": {"type": "str", "required": True},
+    "module": {"type": "str", "required": True},
+    "args": {"type": "dict", "default": {}},
+    "timeout": {"type": "float"},
+}
+ARGUMENTS = {
+    "probes": {"type": "list", "elements": "dict", "required": True, "options": PROBE},
+    "timeout": {"type": "float", "default": 60},
+    "at_once": {"type": "int", "default": 8},
+}
+
+
+def main() -> t.NoReturn:
+    """Entry point."""
+    # Which of the probes' options are secrets, their modules know: nothing of them is logged or returned.
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True, no_log=True)
+    look = module.params
+    conclude(module, lambda: {"results": run_probes(look["probes"], look["at_once"], module.check_mode), "invocation": {}})
+
+
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.fileforge.ops.plugins.plugin_utils._parallel import Answer, Call, run_all
+from ansible_collections.fileforge.ops.plugins.module_utils._parallel import Answer, Call, run_all
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 LONG = 3600.0

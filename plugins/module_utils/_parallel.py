@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Runs calls at the same time, each in a process of its own with a deadline. PRIVATE to the collection.
 
-Processes rather than threads: what Ansible needs to run a module is made for one run in a process at a time, which is also how it
-runs hosts in parallel.
+Processes rather than threads: one that hangs can be ended, and what Ansible needs to run a module is made for one run in a process
+at a time.
 """
 
 from __future__ import annotations
