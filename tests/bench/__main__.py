@@ -1,7 +1,7 @@
 # Copyright (c) FileForge operations
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""make bench: backup and restore of a database of some GB, against pg_basebackup, aws s3 cp and tar on the same data; and reading
-the logs of 1,000 pods."""
+"""make bench: backup and restore of a database of some GB, against pg_basebackup, aws s3 cp and tar on the same data; reading the
+logs of 1,000 pods; and the morning check against a playbook that does nothing."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import typing as t
 import uuid
 from pathlib import Path
 
+from tests.bench.daily_check import DailyCheckBench
 from tests.bench.kube_logs import LogBench
 from tests.bench.measure import Measured, module, program
 from tests.lab.daemon import wait_until
@@ -263,13 +264,28 @@ def measure_logs() -> tuple[list[Measured], dict[str, t.Any]]:
     return bench.lines, bench.verdict()
 
 
+def measure_check() -> tuple[list[Measured], dict[str, t.Any]]:
+    """The morning check: the lines and the verdict."""
+    print("the morning check ...", flush=True)
+    bench = DailyCheckBench(f"bench/{uuid.uuid4().hex[:8]}")
+    try:
+        bench.run()
+    finally:
+        bench.close()
+    return bench.lines, bench.verdict()
+
+
+MEASURES = {"kube-logs": measure_logs, "daily-check": measure_check}
+REQUIRED = ("memory_ok", "logs_memory_ok", "logs_linear", "daily_check_in_time", "daily_check_all_ok")
+
+
 def main() -> int:
-    """Measure, print, write the JSON; 1 when memory is over its limit or time is not linear."""
+    """Measure, print, write the JSON; 1 when anything that is required does not hold."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--megabytes", type=int, default=2048, help="size of the database")
     parser.add_argument("--version", type=int, default=15, choices=[15, 18], help="15: the distribution's, 18: the packaged one")
     parser.add_argument("--output", type=Path, help="where the JSON goes (default: bench.json in the lab's directory)")
-    parser.add_argument("--part", default="all", choices=["all", "postgres", "kube-logs"], help="what to measure")
+    parser.add_argument("--part", default="all", choices=["all", "postgres", *MEASURES], help="what to measure")
     given = parser.parse_args()
     began = time.monotonic()
     lines: list[Measured] = []
@@ -278,9 +294,10 @@ def main() -> int:
     try:
         if given.part in ("all", "postgres"):
             lines, found, size = measure_postgres(given)
-        if given.part in ("all", "kube-logs"):
-            more, judged = measure_logs()
-            lines, found = [*lines, *more], {**found, **judged}
+        for part, measure in MEASURES.items():
+            if given.part in ("all", part):
+                more, judged = measure()
+                lines, found = [*lines, *more], {**found, **judged}
     except PlaceError as error:
         print(f"the bench: {error}", file=sys.stderr)
         return 1
@@ -294,7 +311,7 @@ def main() -> int:
     }
     output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"written to {output}")
-    return 0 if all(found.get(name, True) for name in ("memory_ok", "logs_memory_ok", "logs_linear")) else 1
+    return 0 if all(found.get(name, True) for name in REQUIRED) else 1
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import sys
 import time
 import typing as t
 import urllib.parse
@@ -128,6 +129,11 @@ class Server(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
     allow_reuse_address = True
+
+    def handle_error(self, request: t.Any, client_address: t.Any) -> None:
+        """A client that hangs up is no error of the application's."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def main() -> None:
