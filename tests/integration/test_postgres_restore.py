@@ -13,6 +13,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from ansible_collections.fileforge.ops.plugins.module_utils._postgres.cluster import running_server
 
 from tests.integration.restore_faults import POINTS
 from tests.integration.restore_source import Restored, Source, engine, restore, snapshot
@@ -355,7 +356,7 @@ def killed_at(point: str, arguments: dict[str, t.Any]) -> None:
 
 @pytest.fixture(scope="module")
 def used_copy(shared: Shared, shared_place: Path) -> t.Iterator[Path]:
-    """A stopped scratch copy with a tablespace: an old directory for restores to replace."""
+    """A place for a scratch copy with a tablespace: an old directory for restores to replace."""
     directory = shared_place / "used"
     yield directory
     copied(shared, directory).stop()
@@ -363,12 +364,13 @@ def used_copy(shared: Shared, shared_place: Path) -> t.Iterator[Path]:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_death_and_resumption(point: str, shared: Shared, used_copy: Path) -> None:
-    """The old directory is another scratch copy; whatever was done before the death, the next run ends right."""
+    """The old directory is a scratch copy of another time; whatever was done before the death, the next run ends right."""
     copy = copied(shared, used_copy)
-    copy.stop()
-    restore(shared.source.arguments(used_copy, "latest", scratch=True, force=True, keep_old=False))
-    assert copy.marks() == [1, 2, 3]
-    arguments = shared.source.arguments(used_copy, shared.first, scratch=True, stop_running=True, keep_old=False, delta=False)
+    if running_server(str(used_copy)) is None:
+        restore(shared.source.arguments(used_copy, "latest", scratch=True, force=True, keep_old=False))
+    target, marks = (shared.first, [1]) if copy.marks() == [1, 2, 3] else ("latest", [1, 2, 3])
+    assert copy.marks() != marks
+    arguments = shared.source.arguments(used_copy, target, scratch=True, stop_running=True, keep_old=False, delta=False)
     shown = engine(arguments).check()
     killed_at(point, arguments)
     if point != "record":
@@ -376,7 +378,7 @@ def test_death_and_resumption(point: str, shared: Shared, used_copy: Path) -> No
     outcome = restore({**arguments, "plan_digest": shown.plan.digest})
     assert outcome.changed
     assert outcome.plan.digest == shown.plan.digest
-    assert copy.marks() == [1]
+    assert copy.marks() == marks
     assert copy.query("SELECT count(*) FROM filling") == ["20000"]
     assert outcome.recovery["last_commit"] is not None
     left = [path.name for path in used_copy.parent.iterdir() if path.name.startswith("used")]
