@@ -9,7 +9,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PYTHONDONTWRITEBYTECODE := 1
 PYTEST := python -m pytest -p no:cacheprovider
 
-.PHONY: help setup drill test lint lint-quick sanity unit integration faults molecule bench lab-up lab-status lab-down docs clean
+.PHONY: help setup drill test lint lint-quick sanity unit live integration faults molecule bench lab-up lab-status lab-down docs clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -20,7 +20,7 @@ setup: ## Make .venv and install what is missing
 drill: setup ## Bring up the lab, back it up, destroy it, restore it; print RTO, RPO and the report
 	@python -m tests.lab.drill
 
-test: setup lint unit integration faults molecule ## Everything that must pass
+test: setup lint unit live molecule ## Everything that must pass
 
 lint: lint-quick sanity ## All static checks
 	ansible-lint --offline --profile production --strict
@@ -38,8 +38,11 @@ sanity: setup ## ansible-test sanity, with no ignores
 unit: setup ## Tests of the engines and of the modules' wiring
 	$(PYTEST) -q -n 2 tests/unit
 
+live: setup ## integration and faults at the same time: together they leave no processor idle
+	$(PYTEST) -q -n 4 --dist loadfile --no-loadscope-reorder tests/integration tests/faults
+
 integration: setup ## Modules and playbooks against real servers
-	$(PYTEST) -q -n 3 --dist loadfile --no-loadscope-reorder tests/integration
+	$(PYTEST) -q -n 4 --dist loadfile --no-loadscope-reorder tests/integration
 
 faults: setup ## Kill, corrupt, cut and fill, then run again
 	$(PYTEST) -q -n 2 tests/faults

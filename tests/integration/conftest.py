@@ -26,7 +26,7 @@ from tests.lab.s3 import S3Server
 
 Arguments = t.Mapping[str, t.Any]
 
-LONGEST = ("playbooks", "test_dr_restore", "test_postgres_restore", "test_drill")
+LONGEST = ("playbooks", "test_dr_restore", "test_postgres_restore", "test_kill", "test_index_rebuild", "test_drill")
 """Groups of tests that begin first, so that none of them is alone at the end."""
 
 
