@@ -182,13 +182,27 @@ class Look:
         )
 
 
-_LITERAL = re.compile(r"(\$\w*\$).*?\1|'(?:[^']|'')*'?|\b\d+(?:\.\d+)?\b", re.DOTALL)
+_LITERAL = re.compile(
+    r"""
+    (?P<name>"(?:[^"]|"")*")                                  # a quoted name, which may hold an apostrophe
+    | (?P<comment>--[^\n]* | /\*(?:(?!/\*|\*/).)*(?:\*/|.*))   # of one that holds another, everything up to the end
+    | (?P<tag>\$(?:[^\W\d]\w*)?\$).*?(?:(?P=tag)|\Z)
+    | \b[eE]'(?:[^'\\]|''|\\.)*'?
+    | '(?:[^']|'')*'?
+    | (?<!\$)\b\d+(?:\.\d+)?\b                                 # $1 is a place, not a value
+    """,
+    re.DOTALL | re.VERBOSE,
+)
 
 
 def without_literals(statement: str | None, length: int = 160) -> str:
     """A statement as evidence: what it does, without the values in it, which may be anybody's data."""
-    text = " ".join(_LITERAL.sub("?", statement or "").split())
+    text = " ".join(_LITERAL.sub(_blank, statement or "").split())
     return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def _blank(found: re.Match[str]) -> str:
+    return found["name"] or (" " if found["comment"] else "?")
 
 
 def size_text(size: float) -> str:

@@ -68,9 +68,15 @@ def test_a_chain_has_one_root() -> None:
 @pytest.mark.parametrize(
     ("statement", "expected"),
     [
-        ("SELECT 'it''s', 12.5, $1 FROM t1", "SELECT ?, ?, $? FROM t1"),
+        ("SELECT 'it''s', 12.5, $1 FROM t1", "SELECT ?, ?, $1 FROM t1"),
         ("SELECT $x$ secret $x$,\n  2", "SELECT ?, ?"),
         ("SELECT 'cut off in the mid", "SELECT ?"),
+        ("SELECT $x$ cut off in the mid", "SELECT ?"),
+        (r"ALTER ROLE a PASSWORD E'it\'s secret'", "ALTER ROLE a PASSWORD ?"),
+        ("SELECT 'a' -- it's\nFROM t WHERE x = 'secret'", "SELECT ? FROM t WHERE x = ?"),
+        ("/* it's */ SELECT 'secret'", "SELECT ?"),
+        ("SELECT /* a /* b */ it's */ 'secret'", "SELECT"),
+        ("SELECT \"it's\" FROM t WHERE x = 'secret'", 'SELECT "it\'s" FROM t WHERE x = ?'),
         (None, ""),
     ],
 )
