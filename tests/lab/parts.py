@@ -94,7 +94,15 @@ class Postgres(Part):
         if not self.made.exists():
             self.cluster.kill()
             shutil.rmtree(self.layout.postgres, ignore_errors=True)
-            self.cluster.create({"cluster_name": "fileforge-lab", "max_wal_size": "256MB", "track_commit_timestamp": "on"})
+            self.cluster.create(
+                {
+                    "cluster_name": "fileforge-lab",
+                    "max_wal_size": "256MB",
+                    "track_commit_timestamp": "on",
+                    "shared_preload_libraries": "pg_stat_statements",
+                    "track_io_timing": "on",
+                }
+            )
         self.cluster.start()
         if not self.made.exists():
             self._fill()
@@ -113,7 +121,8 @@ class Postgres(Part):
         files = seed.make_files(self.layout.uploads, count)
         with self.cluster.connect(DATABASE, user="fileforge") as connection:
             seed.fill(connection, files, rows)
-        self.cluster.execute("CREATE EXTENSION amcheck", DATABASE)
+        for extension in ("amcheck", "pg_stat_statements"):
+            self.cluster.execute(f"CREATE EXTENSION {extension}", DATABASE)
         self.cluster.execute("VACUUM ANALYZE", DATABASE)
         self.cluster.execute("CHECKPOINT", DATABASE)
 

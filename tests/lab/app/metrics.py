@@ -4,16 +4,19 @@
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
 import typing as t
 
 import prometheus_client
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 from tests.lab.app.settings import Settings
 
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 REGISTRY = prometheus_client.CollectorRegistry()
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+TASK_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 PRIORITY_KEYS = ("", "\x06\x163", "\x06\x166", "\x06\x169")
 """What Celery appends to a queue's name for the higher numbers of priority."""
 
@@ -77,11 +80,37 @@ class _Worker:
         yield held
 
 
+class TaskTimes:
+    """How long tasks took, counted in memory that the worker's processes share: its children run them, and the parent is asked.
+
+    Without a lock, which a killed child would keep: the lab's workers run one task at a time.
+    """
+
+    def __init__(self, names: t.Iterable[str]) -> None:
+        self._cells = {name: multiprocessing.RawArray("d", len(TASK_BUCKETS) + 2) for name in names}
+
+    def count(self, name: str, seconds: float) -> None:
+        """A task that ended; the last cell is the sum."""
+        cells = self._cells.get(name)
+        if cells is not None:
+            cells[sum(seconds > limit for limit in TASK_BUCKETS)] += 1
+            cells[-1] += seconds
+
+    def collect(self) -> t.Iterator[t.Any]:
+        """The times of each task, from the beginning: a rate needs the zero before the first."""
+        family = HistogramMetricFamily("fileforge_task_duration_seconds", "Time to run a task.", labels=["task"])
+        for name, cells in self._cells.items():
+            limits = [*(str(limit) for limit in TASK_BUCKETS), "+Inf"]
+            family.add_metric([name], list(zip(limits, itertools.accumulate(cells[:-1]), strict=True)), cells[-1])
+        yield family
+
+
 def measure_queue(settings: Settings) -> None:
     """From now on, expose the queue's length."""
     REGISTRY.register(_Queue(settings))
 
 
-def measure_worker() -> None:
+def measure_worker(times: TaskTimes) -> None:
     """From now on, expose the worker's tasks."""
     REGISTRY.register(_Worker())
+    REGISTRY.register(times)

@@ -8,10 +8,11 @@ import hashlib
 import http.server
 import os
 import threading
+import time
 import typing as t
 
 import celery
-from celery.signals import worker_ready
+from celery.signals import task_postrun, task_prerun, worker_ready
 
 from tests.lab.app import metrics
 from tests.lab.app.settings import Settings
@@ -41,6 +42,23 @@ def checksum(path: str) -> dict[str, t.Any]:
     return {"path": path, "size": len(content), "sha256": digest, "matches": row == (len(content), digest)}
 
 
+times = metrics.TaskTimes([checksum.name])
+started: dict[str, float] = {}
+
+
+@task_prerun.connect  # type: ignore[untyped-decorator]
+def began(task_id: str, **_details: t.Any) -> None:
+    """In the process that runs it."""
+    started[task_id] = time.monotonic()
+
+
+@task_postrun.connect  # type: ignore[untyped-decorator]
+def ended(task_id: str, task: t.Any, **_details: t.Any) -> None:
+    """Well or not."""
+    if task_id in started:
+        times.count(task.name, time.monotonic() - started.pop(task_id))
+
+
 class Ready(http.server.BaseHTTPRequestHandler):
     """Answers probes."""
 
@@ -60,7 +78,7 @@ class Ready(http.server.BaseHTTPRequestHandler):
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def serve(**_details: t.Any) -> None:
     """Open the probe's port when the worker has connected to the broker."""
-    metrics.measure_worker()
+    metrics.measure_worker(times)
     address = (os.environ.get("POD_IP", "127.0.0.1"), int(os.environ.get("FILEFORGE_PORT", PORT)))
     server = http.server.ThreadingHTTPServer(address, Ready)
     threading.Thread(target=server.serve_forever, daemon=True).start()
