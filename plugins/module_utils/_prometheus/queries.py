@@ -18,6 +18,8 @@ from ansible_collections.fileforge.ops.plugins.module_utils._errors import Inval
 from ansible_collections.fileforge.ops.plugins.module_utils._prometheus.client import Answer, Prometheus, PrometheusOptions, Series
 
 KEPT = 20
+PLACES = ("instance", "mountpoint", "pod", "job", "handler", "task")
+"""Labels that say in a summary of what a value is."""
 POINTS = 300
 """Points of a series that are returned: enough to draw it."""
 REDUCERS: dict[str, t.Callable[[t.Sequence[float]], float]] = {
@@ -240,9 +242,7 @@ def judge(query: Query, answer: Answer) -> Check:
     )
     status = worst(grade(query, value) for _series, value in found)
     first, value = order[0]
-    place = ", ".join(
-        f"{key}={text}" for key, text in sorted(first.labels.items()) if key in ("instance", "mountpoint", "pod", "job")
-    )
+    place = ", ".join(f"{key}={text}" for key, text in sorted(first.labels.items()) if key in PLACES)
     where = f" ({place})" if place else ""
     summary = f"{query.name}: {text_of(value, query.unit)}{where}"
     if len(found) > 1:
