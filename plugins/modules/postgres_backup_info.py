@@ -13,8 +13,8 @@ author:
   - FileForge operations (@fileforge)
 description:
   - Lists base backups, WAL and dumps, and works out from when to when a database can be restored on each timeline.
-  - Judges them by checks. C(backup.age), C(backup.complete), C(backup.wal_contiguous), C(backup.rpo), C(backup.verified), and with
-    O(target_time) C(backup.target_reachable).
+  - Judges them by checks. C(backup.age), C(backup.complete), C(backup.size), C(backup.wal_contiguous), C(backup.rpo),
+    C(backup.verified), and with O(target_time) C(backup.target_reachable).
   - The recovery point is measured by the last transaction inside the newest contiguous WAL, not by the times of objects.
   - When the bucket cannot be reached, the checks are C(unknown) and the module does not fail.
   - Needs no database. It reads the bucket only.
@@ -37,6 +37,14 @@ options:
         days. With V(0) there is no check of verifications.
     type: int
     default: 691200
+  min_size:
+    description:
+      - The newest complete base backup is suspiciously small when it is smaller than this fraction of the median of the seven before
+        it. Smaller than half of that is critical. With V(0) there is no check of the size.
+      - Only backups of the same database system are compared, by what they hold before compression, and plain archives only with
+        plain archives, by their bytes in the bucket. Without an earlier one to compare with, the check is V(ok) and says so.
+    type: float
+    default: 0.5
   target_time:
     description: A point in time to be looked at, as an ISO 8601 date and time with an offset from UTC. Could it be restored?
     type: str
@@ -68,6 +76,7 @@ backups:
     - name: 2026-11-23-1405
       key: base/2026-11-23-1405_base.tar.gz
       bytes: 4213412
+      content_bytes: 31457280
       complete: true
       plain: false
       problem: ""

@@ -131,7 +131,7 @@ def test_what_cannot_be_looked_at_is_unknown(s3: S3Server, bucket: str, run_modu
     ):
         defaults = {name: spec.get("default") for name, spec in module.ARGUMENTS.items()}
         result = module.operate({**defaults, **s3.options(bucket), **changes, "target_time": "2026-11-23T14:05:00+00:00"}, False)
-        assert {check["status"] for check in result["checks"]} == {"unknown"} and len(result["checks"]) == 6
+        assert {check["status"] for check in result["checks"]} == {"unknown"} and len(result["checks"]) == 7
         assert result["status"] == "unknown" and word in result["checks"][0]["summary"]
     wrong = run_module(MODULE, {**s3.options(bucket), "target_time": "2026-11-23T14:05:00"}, expect_failure=True)
     assert "ambiguous" in wrong["msg"]

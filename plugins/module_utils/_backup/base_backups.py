@@ -121,6 +121,11 @@ class BaseBackup:
         except ValueError:
             return None
 
+    @property
+    def content_size(self) -> int | None:
+        """Bytes before compression; None for the plain form, which does not tell."""
+        return sum(archive.uncompressed_size for archive in self.index().archives) if self.has_index else None
+
     def index(self) -> BackupIndex:
         """Its index. Raises Refused (index_missing) and IntegrityError."""
         with self._lock:
@@ -226,6 +231,7 @@ class BaseBackup:
             start_segment=facts.start_segment,
             system_identifier=facts.system_identifier,
             version_num=facts.version_num,
+            content_bytes=self.content_size,
         )
         return value
 

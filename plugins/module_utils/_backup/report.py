@@ -10,6 +10,7 @@ import functools
 import typing as t
 
 from ansible_collections.fileforge.ops.plugins.module_utils._backup import verifications
+from ansible_collections.fileforge.ops.plugins.module_utils._backup.backup_size import size_check
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.base_backups import BaseBackup
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.catalog import Catalog, Restorable, plan_recovery
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.wal_chain import Chain
@@ -31,6 +32,8 @@ class Limits:
     target_time: datetime.datetime | None = None
     max_verified_age: int = 691200
     """0 asks for no verification."""
+    min_size: float = 0.5
+    """A fraction of the usual size; 0 does not ask for the size."""
 
 
 class Report:
@@ -108,6 +111,8 @@ class Report:
     def checks(self) -> list[Check]:
         """All of them; what could not be looked at is unknown."""
         found = [self._age(), self._complete(), self._contiguous(), self._rpo()]
+        if self._limits.min_size:
+            found.insert(2, size_check(self.backups, self._limits.min_size))
         if self._limits.max_verified_age:
             found.append(self._verified())
         if self._limits.target_time is not None:
@@ -262,6 +267,8 @@ class Report:
 def unknown_checks(error: OpsError, limits: Limits) -> list[Check]:
     """What is known when the bucket could not be looked at: nothing."""
     names = ["backup.age", "backup.complete", "backup.wal_contiguous", "backup.rpo"]
+    if limits.min_size:
+        names.insert(2, "backup.size")
     if limits.max_verified_age:
         names.append("backup.verified")
     if limits.target_time is not None:

@@ -21,6 +21,7 @@ ARGUMENTS = merge(
         "rpo": {"type": "int", "default": 3600},
         "max_backup_age": {"type": "int", "default": 93600},
         "max_verified_age": {"type": "int", "default": 691200},
+        "min_size": {"type": "float", "default": 0.5},
         "target_time": {"type": "str"},
     },
 )
@@ -43,7 +44,9 @@ def limits_of(params: dict[str, t.Any]) -> Limits:
     target = parse_time(params["target_time"], "target_time") if params["target_time"] else None
     if params["max_verified_age"] < 0:
         raise InvalidOption("max_verified_age", params["max_verified_age"], "must be at least 0")
-    return Limits(params["rpo"], params["max_backup_age"], target, params["max_verified_age"])
+    if not 0 <= params["min_size"] <= 1:
+        raise InvalidOption("min_size", params["min_size"], "must be a fraction from 0 to 1", hint="half is 0.5")
+    return Limits(params["rpo"], params["max_backup_age"], target, params["max_verified_age"], params["min_size"])
 
 
 def operate(params: dict[str, t.Any], check_mode: bool) -> dict[str, t.Any]:

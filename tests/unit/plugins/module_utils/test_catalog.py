@@ -442,6 +442,7 @@ def test_checks() -> None:
     assert {name: check.status for name, check in late.items()} == {
         "backup.age": "critical",
         "backup.complete": "ok",
+        "backup.size": "ok",
         "backup.wal_contiguous": "ok",
         "backup.rpo": "critical",
         "backup.target_reachable": "critical",
@@ -450,7 +451,7 @@ def test_checks() -> None:
     gap = checks(simple(without=[2]), 10)
     assert gap["backup.wal_contiguous"].status == "critical" and gap["backup.wal_contiguous"].value == wal.segment_name(1, 2, SMALL)
     assert gap["backup.rpo"].value == 8.0  # what lies behind the gap cannot be restored
-    nothing = checks(Place(), 10)
+    nothing = checks(Place(), 10, min_size=0)
     assert {check.status for check in nothing.values()} == {"critical"}
     older = simple(without=[2])
     older.add_backup("2026-11-23-1403", 3 * SMALL + 40, 3 * SMALL + 100, at(4.5))

@@ -12,7 +12,7 @@ import hashlib
 import struct
 import typing as t
 
-from ansible_collections.fileforge.ops.plugins.module_utils._archive.index import Archive, BackupIndex
+from ansible_collections.fileforge.ops.plugins.module_utils._archive.index import Archive, BackupIndex, Member
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import NotFound
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import ObjectInfo, S3Options
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres import wal
@@ -205,10 +205,13 @@ class Place:
         size: int = SMALL,
         system: int = SYSTEM,
         prefix: str = "",
+        content: int = 0,
     ) -> None:
+        """``content`` are the bytes that the index says it holds."""
         key = f"{prefix}base/{name}_base.tar.gz"
         self.objects[key] = b""
         self.metadata[key] = {"fileforge-format": "1"}
+        members = (Member(0, 1, 0, content, 0),) if content else ()
         index = BackupIndex(
             name=name,
             label=name,
@@ -227,6 +230,6 @@ class Place:
             checksums=True,
             checksum_failures=(),
             manifest_key=f"{prefix}base/{name}_base.backup_manifest",
-            archives=(Archive(key, None, None, 0, "", None, "0" * 64, 0, (), ()),),
+            archives=(Archive(key, None, None, len(members), "", None, "0" * 64, content, members, ()),),
         )
         self.objects[f"{prefix}base/{name}_base.index.json.gz"] = index.to_bytes()

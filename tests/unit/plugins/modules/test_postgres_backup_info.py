@@ -25,7 +25,10 @@ def test_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result["last_transaction"] == "2026-11-23T14:00:08.000000+00:00" and result["rpo_seconds"] > 0
     assert [check["id"] for check in result["checks"]][-2:] == ["backup.verified", "backup.target_reachable"]
     assert result["last_verified"] is None
-    assert len(module.operate(params(max_verified_age=0), False)["checks"]) == 4 and result["wal"][0]["ranges"][0]["count"] == 4
+    assert (
+        len(module.operate(params(max_verified_age=0, min_size=0), False)["checks"]) == 4
+        and result["wal"][0]["ranges"][0]["count"] == 4
+    )
 
 
 def test_could_not_look_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,7 +42,9 @@ def test_could_not_look_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(module.NOTHING) <= set(result)
 
 
-@pytest.mark.parametrize("wrong", [{"rpo": 0}, {"max_backup_age": -1}, {"max_verified_age": -1}, {"target_time": "yesterday"}])
+@pytest.mark.parametrize(
+    "wrong", [{"rpo": 0}, {"max_backup_age": -1}, {"max_verified_age": -1}, {"min_size": 50}, {"target_time": "yesterday"}]
+)
 def test_wrong_options(wrong: dict[str, t.Any]) -> None:
     with pytest.raises(InvalidOption):
         module.operate(params(**wrong), False)
