@@ -96,6 +96,8 @@ def platform(session_place: Path) -> t.Iterator[Platform]:
     try:
         assert started.returncode == 0, started.stderr
         made = Platform(command, Drill(command.lab(), quiet=True))
+        predicted = made.play("backup", "--check")
+        assert predicted.returncode == 0 and predicted.changed(), predicted.output
         backed_up = made.play("backup")
         assert backed_up.returncode == 0, backed_up.output
         yield made
