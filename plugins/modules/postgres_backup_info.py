@@ -39,8 +39,8 @@ options:
     default: 691200
   min_size:
     description:
-      - The newest complete base backup is suspiciously small when it is smaller than this fraction of the median of the seven before
-        it. Smaller than half of that is critical. With V(0) there is no check of the size.
+      - The newest complete base backup is suspiciously small when it is smaller than this fraction of the median of the seven
+        before it. Smaller than half of that is critical. With V(0) there is no check of the size.
       - Only backups of the same database system are compared, by what they hold before compression, and plain archives only with
         plain archives, by their bytes in the bucket. Without an earlier one to compare with, the check is V(ok) and says so.
     type: float
