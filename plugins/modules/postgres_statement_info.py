@@ -19,8 +19,9 @@ description:
     V(unknown), with what to do about it. The module does not fail for it; use RV(status).
   - The checks are C(statements.collection), C(statements.slowest), C(statements.dealloc), and C(statements.load),
     C(statements.calls), C(statements.rows), C(statements.reads), C(statements.temporary) and C(statements.wal), which only name
-    what is first; with O(state_file) also C(statements.regressions), which is V(unknown) the first time; with O(tables) also
-    C(tables.sequential_scans) and C(tables.hit_ratio).
+    what is first; with O(state_file) also C(statements.regressions), which is V(unknown) the first time, and C(statements.memory)
+    when the file cannot be written; with O(tables) also C(tables.sequential_scans) and
+    C(tables.hit_ratio).
 author:
   - FileForge operations (@fileforge)
 extends_documentation_fragment:

@@ -138,7 +138,7 @@ class Monitoring(Part):
 
 def _collectors() -> list[str]:
     """Only what the runbook's metrics need: the others read much and say nothing here."""
-    wanted = ("cpu", "diskstats", "filesystem", "loadavg", "meminfo", "netdev", "stat", "textfile", "time", "uname")
+    wanted = ("cpu", "diskstats", "filesystem", "loadavg", "meminfo", "netdev", "pressure", "stat", "textfile", "time", "uname")
     return ["--collector.disable-defaults", *(f"--collector.{name}" for name in wanted)]
 
 

@@ -197,7 +197,11 @@ def _review(
     report.regressions = [use.as_dict() for use in regressions(uses, options)][: options.top]
     report.window = described(reading, past.last)
     if options.state_file and remember:
-        state.save(options.state_file, [*samples, state.sample_of(reading, tables)])
+        try:
+            state.save(options.state_file, [*samples, state.sample_of(reading, tables)])
+        except InvalidOption as error:  # what was found is worth more than what the next review will miss
+            hint = "let the user of the connection write there: the next review has nothing to compare with"
+            report.checks.append(Check("statements.memory", WARNING, error.message, hint=hint))
 
 
 def _tables(
