@@ -12,8 +12,11 @@ import uuid
 from pathlib import Path
 
 import pytest
+import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.connection import PostgresOptions
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.statements import Check, Report, StatementOptions, examine
+from ansible_collections.fileforge.ops.plugins.module_utils._probes.postgres_statement_info import ARGUMENTS, operate
 
 from tests.integration.documented import examples
 from tests.lab.postgres import PostgresCluster
@@ -116,6 +119,14 @@ def test_check_mode_real_run_and_the_next_review(run_module: ModuleRunner, serve
     mine = next(item for item in fresh.statements if item["statement"] == "SELECT slow($1)")
     assert mine["calls"] == 7, "what is counted after a reset is all new"
     assert "reset after the last review" in by_id(fresh)["statements.collection"].summary
+
+
+def test_the_documented_look(server: Server) -> None:
+    task = yaml.safe_load(examples("performance-review.md", "yaml")[0])[0]
+    given = ArgumentSpecValidator(ARGUMENTS).validate({**task["fileforge.ops.postgres_statement_info"], **server.options()})
+    assert not given.error_messages
+    found = operate(given.validated_parameters, False)
+    assert found["status"] in ("ok", "warning") and found["statements"]
 
 
 def test_without_the_library_or_the_extension(server: Server) -> None:
