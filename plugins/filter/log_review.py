@@ -49,7 +49,8 @@ import typing as t
 from ansible.errors import AnsibleFilterError
 
 ENOUGH = 10
-SUBJECT, SAMPLE = 160, 400
+SUBJECT = 160
+SAMPLE = 400
 IDENTITY = "logs.group"
 HINT = "find out what it means, fix it or open a ticket with its owner; then runbook, Incident Response, when users are concerned"
 Found = t.Dict[str, t.Any]
