@@ -54,7 +54,12 @@ def patch_review(results: t.Sequence[t.Mapping[str, t.Any]]) -> list[Found]:
 def _named(source: t.Mapping[str, t.Any]) -> Found:
     result = source.get("result")
     if not isinstance(result, t.Mapping) or not result.get("checks"):
-        return dict(source)
+        # Nothing was found out; the report makes a check of the name, and that has to say where.
+        return (
+            {**source, "name": f"{source['name']} of {source['host']}"}
+            if result is not None and source.get("host")
+            else dict(source)
+        )
     checks = [
         {
             **check,
