@@ -155,4 +155,4 @@ def test_security_patch_review_names_each_host_and_one_that_is_not_reached(lab: 
     said = {(check["id"], check["subject"]): check for check in checks(lab, "security-patch-review")}
     for name in ("security", "security_age", "reboot", "held", "lists"):
         assert said[f"updates.{name}", "app1"]["summary"]
-    assert said["nowhere.probe", ""]["status"] == "unknown"
+    assert said["security_updates_of_nowhere.probe", ""]["status"] == "unknown"

@@ -42,11 +42,10 @@ def test_a_long_list_is_bounded() -> None:
     assert security["summary"].endswith("and 40 more)")
 
 
-@pytest.mark.parametrize(
-    "source", [{"name": "nowhere", "host": "nowhere"}, {"name": "x", "result": {"failed": True, "msg": "refused"}}]
-)
-def test_what_could_not_be_looked_at_stays_so(source: dict[str, t.Any]) -> None:
-    assert patch_review([source]) == [source]
+def test_what_could_not_be_looked_at_says_where() -> None:
+    lost = {"name": "nowhere", "host": "nowhere"}
+    failed = {"name": "Updates", "host": "db1", "result": {"failed": True, "msg": "refused"}}
+    assert patch_review([lost, failed]) == [lost, {**failed, "name": "Updates of db1"}]
 
 
 def test_what_is_refused() -> None:
