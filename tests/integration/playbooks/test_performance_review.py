@@ -15,8 +15,6 @@ from tests.lab.monitoring import Monitoring
 from tests.lab.parts import Postgres
 
 SECTIONS = {"Latency, errors, tasks and nodes", "Statements", "Table sizes", "Database"}
-LOOK: dict[str, t.Any] = {"performance_review_fail_on": "never"}
-"""What a busy machine makes slow is not what is tested."""
 TASKS = "fileforge_task_duration_seconds_count"
 
 
@@ -59,11 +57,11 @@ def send_tasks(lab: PlayedLab, count: int) -> None:
 
 def test_the_week_is_reviewed_and_nothing_is_changed(busy: PlayedLab) -> None:
     state = busy.drill.layout.state
-    looked = busy.play_well("performance-review", check=True, **LOOK)
+    looked = busy.play_well("performance-review", check=True)
     assert looked.changed() == 0 and "FileForge performance review:" in looked.output
     assert not (state / "reports" / "performance").exists() and not (state / "statements.json").exists()
 
-    first = busy.play_well("performance-review", **LOOK)
+    first = busy.play_well("performance-review")
     assert first.changed() == 0 and "slow_report()" in first.output, "what needs action is told"
     found = checks(busy)
     assert {section["name"] for section in report(busy)["sections"]} == SECTIONS
@@ -85,7 +83,7 @@ def test_the_week_is_reviewed_and_nothing_is_changed(busy: PlayedLab) -> None:
     assert "handler=" in found["metric.latency_p95_by_handler"]["summary"]
     assert "postgres.vacuum_debt" in found and "postgres.indexes.unused" in found and "tables.sequential_scans" in found
 
-    second = busy.play_well("performance-review", performance_review_skip=["Table sizes", "Database"], **LOOK)
+    second = busy.play_well("performance-review", performance_review_skip=["Table sizes", "Database"])
     assert second.changed() == 0
     found = checks(busy)
     assert found["statements.regressions"]["status"] == "ok", "the review before is remembered"
@@ -99,7 +97,7 @@ def test_a_series_that_is_absent_is_unknown(busy: PlayedLab) -> None:
         "performance-review",
         performance_review_series=series,
         performance_review_skip=skip,
-        **{**LOOK, "performance_review_fail_on": "warning"},
+        performance_review_fail_on="warning",
     )
     assert failed.returncode != 0
     assert {check["status"] for name, check in checks(busy).items() if name.startswith("metric.")} == {"unknown"}
