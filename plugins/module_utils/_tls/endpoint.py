@@ -150,7 +150,8 @@ def _connect(endpoint: Endpoint, context: ssl.SSLContext, timeout: float) -> ssl
         except ssl.SSLCertVerificationError:
             raise
         except ssl.SSLError as error:
-            raise HandshakeFailed(f"{endpoint}: no TLS: {error.reason or error}") from error
+            reason = getattr(error, "reason", None) or error
+            raise HandshakeFailed(f"{endpoint}: no TLS: {reason}") from error
         except OSError as error:
             raise Unavailable(f"{endpoint}: {_reason(error)}") from error
 

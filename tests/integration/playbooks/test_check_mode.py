@@ -13,7 +13,7 @@ import pytest
 
 from tests.integration.playbooks.conftest import PlayedLab
 from tests.lab import ROOT
-from tests.lab.facts import DATABASE, PRIMARY, SECONDARY
+from tests.lab.facts import DATABASE, PRIMARY
 from tests.lab.manifests import PATHS, KubeClient
 from tests.lab.parts import Kubernetes, ObjectStore, Postgres
 
@@ -37,7 +37,7 @@ def digest(path: Path) -> str:
 
 
 def world(lab: PlayedLab) -> dict[str, t.Any]:
-    """What must not change; the application's own log and the archive of WAL go on meanwhile."""
+    """What must not change; the application's own log, the archive of WAL and the copy in the second region go on meanwhile."""
     state = lab.drill.layout.state
     found: dict[str, t.Any] = {}
     for folder, names, files in os.walk(state):
@@ -47,11 +47,9 @@ def world(lab: PlayedLab) -> dict[str, t.Any]:
             path = Path(folder) / name
             if path.suffix != ".log" and not path.is_relative_to(lab.drill.layout.logs):
                 found[str(path)] = (digest(path), path.lstat().st_mode)
-    client = lab.drill.lab.part(ObjectStore).server.client()
-    for bucket in (PRIMARY, SECONDARY):
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
-        objects = (item for page in pages for item in page.get("Contents", []))
-        found[bucket] = {item["Key"]: item["ETag"] for item in objects if not item["Key"].startswith("wal/")}
+    pages = lab.drill.lab.part(ObjectStore).server.client().get_paginator("list_objects_v2").paginate(Bucket=PRIMARY)
+    objects = (item for page in pages for item in page.get("Contents", []))
+    found[PRIMARY] = {item["Key"]: item["ETag"] for item in objects if not item["Key"].startswith("wal/")}
     found["database"] = lab.drill.lab.part(Postgres).cluster.execute(SERVERS, DATABASE)
     for kind in ("Deployment", "Secret", "Service"):
         listed = KubeClient(lab.drill.lab.part(Kubernetes).url).request("GET", PATHS[kind]) or {}

@@ -27,7 +27,8 @@ TASKS = {
     task["key"]: task
     for task in yaml.safe_load((ROOT / "inventories/lab/group_vars/all/schedule.yml").read_text())["fileforge_routine_tasks"]
 }
-FEW = [TASKS[key] for key in ("backup-policy", "penetration-test", "log-review")]
+QUARTERLY = {**TASKS["ssl-check"], "key": "quarterly", "task": "Quarterly", "every": "quarterly", "day": "Mon", "at": "08:00"}
+FEW = [TASKS["backup-policy"], QUARTERLY, TASKS["log-review"]]
 NOISE = (
     "for n in $(seq 400); do echo ERROR cannot read file $n; done; touch $READY; "
     "until [ -e $MORE ]; do sleep 0.1; done; echo FATAL lost connection 17; touch $DONE; trap 'exit 0' TERM; sleep 1000 & wait"
