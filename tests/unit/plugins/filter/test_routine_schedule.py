@@ -25,8 +25,6 @@ RUNBOOK = {
     "SSL certificate check": ("weekly", "Platform"),
     "Security patch review": ("weekly", "Security"),
     "Performance review": ("weekly", "Platform"),
-    "Capacity planning": ("monthly", "Platform"),
-    "Penetration test": ("quarterly", "Security"),
 }
 VARIANTS = [
     {"every": "daily", "at": "23:59"},
