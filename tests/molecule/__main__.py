@@ -25,8 +25,8 @@ def main() -> int:
     if os.geteuid() != 0:
         print("molecule: not run: making hosts needs root; or give MOLECULE_HOSTS an inventory of your own hosts")
         return 0
-    hosts.up()
     try:
+        hosts.up()
         return subprocess.run(hosts.inside(*molecule), cwd=hosts.ROOT, env=environment, check=False).returncode
     finally:
         hosts.down()

@@ -146,6 +146,7 @@ def up() -> None:
     if not key.exists():
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key))
     namespaces_up()
+    remove_containers()
     images = {suite: build_image(suite) for suite in sorted(set(HOSTS.values()))}
     podman("network", "create", NETWORK)
     public_key = key.with_suffix(".pub").read_text()
@@ -159,12 +160,17 @@ def up() -> None:
     print(f"molecule hosts: {', '.join(f'{name} {address}' for name, address in addresses.items())}")
 
 
+def remove_containers() -> None:
+    """Containers and their network outlive the namespaces: podman keeps them on disk, also over a restart of the machine."""
+    for name in HOSTS:
+        run(*inside("podman", "rm", "-f", "-t", "2", name), check=False, capture_output=True)
+    run(*inside("podman", "network", "rm", "-f", NETWORK), check=False, capture_output=True)
+
+
 def down() -> None:
     """Stop and remove everything that ``up`` made, also after it was killed half way."""
     if MOUNTNS.exists() and Path(f"/run/netns/{NETNS}").exists():
-        for name in HOSTS:
-            run(*inside("podman", "rm", "-f", "-t", "2", name), check=False, capture_output=True)
-        run(*inside("podman", "network", "rm", "-f", NETWORK), check=False, capture_output=True)
+        remove_containers()
     if SLIRP_PID.exists():
         pid = int(SLIRP_PID.read_text())
         if Path(f"/proc/{pid}/comm").exists() and Path(f"/proc/{pid}/comm").read_text().strip() == "slirp4netns":
