@@ -147,41 +147,22 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fileforge.ops.plugins.module_utils import _time
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption
 from ansible_collections.fileforge.ops.plugins.module_utils._module import conclude
-from ansible_collections.fileforge.ops.plugins.module_utils._report import machine, model, store, text
+from ansible_collections.fileforge.ops.plugins.module_utils._report import deliver, model, store
 from ansible_collections.fileforge.ops.plugins.module_utils._report.history import History
-
-SOURCE = {
-    "name": {"type": "str", "required": True},
-    "result": {"type": "dict"},
-    "host": {"type": "str", "default": ""},
-    "seconds": {"type": "float"},
-}
 
 
 def arguments() -> dict[str, t.Any]:
     """The module's options."""
     return {
-        "results": {"type": "list", "elements": "dict", "required": True, "options": SOURCE},
-        "directory": {"type": "path"},
+        "results": {"type": "list", "elements": "dict", "required": True, "options": deliver.SOURCE},
         "title": {"type": "str", "default": "Daily check"},
-        "formats": {
-            "type": "list",
-            "elements": "str",
-            "choices": list(store.RENDERERS),
-            "default": ["json", "text", "markdown", "html"],
-        },
         "textfile": {"type": "path"},
-        "fail_on": {"type": "str", "choices": list(model.FAILS), "default": "critical"},
-        "keep": {"type": "int", "default": 400},
-        "width": {"type": "int", "default": 100},
+        **deliver.ARGUMENTS,
     }
 
 
 def report_of(params: t.Mapping[str, t.Any], kept: store.Store | None) -> model.Report:
     """The report; raises InvalidOption."""
-    for name, least in (("keep", 2), ("width", 40)):
-        if params[name] < least:
-            raise InvalidOption(name, params[name], f"must be {least} or more")
     if params["textfile"] and not params["textfile"].endswith(".prom"):
         raise InvalidOption("textfile", params["textfile"], "the collector only reads names that end in .prom")
     found = [model.section_of(source, place) for place, source in enumerate(params["results"])]
@@ -193,28 +174,8 @@ def report_of(params: t.Mapping[str, t.Any], kept: store.Store | None) -> model.
 def make(module: AnsibleModule) -> dict[str, t.Any]:
     """The module's work."""
     params = module.params
-    kept = store.Store(params["directory"], params["keep"]) if params["directory"] else None
-    report = report_of(params, kept)
-    contents = store.rendered(report, params["formats"])
-    metrics = machine.prometheus(report) if params["textfile"] else ""
-    files: dict[str, str] = {}
-    if not module.check_mode:
-        files = kept.write(report, contents) if kept else {}
-        if params["textfile"]:
-            store.write_textfile(params["textfile"], metrics)
-            files["textfile"] = params["textfile"]
-    failed = model.violates(report, params["fail_on"])
-    return {
-        "changed": False,
-        "failed": failed,
-        **({"msg": f"{report['title']}: {report['summary']}"} if failed else {}),
-        **{name: report[name] for name in ("status", "summary", "counts", "changes")},
-        "checks": [check for section in report["sections"] for check in section["checks"]],
-        "text": text.terminal(report, params["width"]),
-        "nagios": text.nagios(report).rstrip("\n"),
-        "nagios_code": text.NAGIOS_CODES[report["status"]],
-        "files": files,
-    }
+    kept = deliver.kept_in(params)
+    return deliver.deliver(report_of(params, kept), kept, params, module.check_mode, params["textfile"])
 
 
 def main() -> t.NoReturn:

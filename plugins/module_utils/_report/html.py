@@ -9,6 +9,7 @@ import typing as t
 from ansible_collections.fileforge.ops.plugins.module_utils._checks import OK, STATUSES
 from ansible_collections.fileforge.ops.plugins.module_utils._markup import WORDS, badge, clock, text
 from ansible_collections.fileforge.ops.plugins.module_utils._page import page
+from ansible_collections.fileforge.ops.plugins.module_utils._report import plot
 from ansible_collections.fileforge.ops.plugins.module_utils._report.text import change_summary, name_of, since_text
 
 Report = t.Dict[str, t.Any]
@@ -151,9 +152,11 @@ def html(report: Report) -> str:
     against = clock(report["changes"]["reference"])[:16] + " UTC" if report["changes"]["reference"] else ""
     change = f"Since {against}: {change_summary(report)}" if against else "Changes"
     todo = f'<h2>What to do</h2><div class="problems">{problems}</div>' if problems else ""
+    forecasts = report.get("forecasts")
+    future = f"<h2>Where it is going</h2>{plot.figures(forecasts)}" if forecasts else ""
     content = (
-        f"<header><h1>{text(report['title'])}</h1><p>{text(clock(report['time']))}</p></header>{_verdict(report)}{todo}"
+        f"<header><h1>{text(report['title'])}</h1><p>{text(clock(report['time']))}</p></header>{_verdict(report)}{todo}{future}"
         f'<h2>{text(change)}</h2><div class="panel">{_changes(report)}</div>'
         f"<h2>All checks</h2>{''.join(_section(section) for section in report['sections'])}\n"
     )
-    return page(text(report["title"]), content, style=STYLE)
+    return page(text(report["title"]), content, style=STYLE + (plot.STYLE if forecasts else ""))

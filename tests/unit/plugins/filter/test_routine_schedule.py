@@ -25,6 +25,7 @@ RUNBOOK = {
     "SSL certificate check": ("weekly", "Platform"),
     "Security patch review": ("weekly", "Security"),
     "Performance review": ("weekly", "Platform"),
+    "Capacity planning": ("monthly", "Platform"),
 }
 VARIANTS = [
     {"every": "daily", "at": "23:59"},
