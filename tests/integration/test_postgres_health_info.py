@@ -64,9 +64,8 @@ def server(session_place: Path) -> t.Iterator[PostgresCluster]:
     shutil.rmtree(place)
 
 
-@pytest.fixture(scope="module")
-def standby(server: PostgresCluster) -> t.Iterator[PostgresCluster]:
-    """A standby of it, streaming through a slot."""
+def standby_of(server: PostgresCluster) -> PostgresCluster:
+    """A standby beside it, streaming through a slot."""
     copy = PostgresCluster(server.root.parent / "standby")
     copy.root.mkdir(mode=0o755)
     copy.directory("log")
@@ -80,6 +79,13 @@ def standby(server: PostgresCluster) -> t.Iterator[PostgresCluster]:
     copy.start()
     streaming = "SELECT 1 FROM pg_stat_replication WHERE state = 'streaming' AND replay_lsn IS NOT NULL"
     wait_until(lambda: server.execute(streaming), 20, "the standby to stream")
+    return copy
+
+
+@pytest.fixture(scope="module")
+def standby(server: PostgresCluster) -> t.Iterator[PostgresCluster]:
+    """A standby of it."""
+    copy = standby_of(server)
     yield copy
     copy.destroy()
     server.execute("SELECT pg_drop_replication_slot('second') WHERE EXISTS (SELECT FROM pg_replication_slots WHERE NOT active)")
