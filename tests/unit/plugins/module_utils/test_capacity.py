@@ -8,7 +8,7 @@ import datetime
 import random
 import re
 import typing as t
-import xml.etree.ElementTree as ElementTree
+from xml.etree import ElementTree
 
 import pytest
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption
