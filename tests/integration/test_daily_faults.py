@@ -292,8 +292,8 @@ DEPTH, CONSUMPTION = f"queue.{QUEUE}.depth", f"queue.{QUEUE}.consumption"
 SUFFERS = ("kube.ready", "kube.restarts", "kube.not_ready", "kube.events")
 PODS = tuple(
     f"kube.{aspect}"
-    for aspect in ("ready jobs crash_loop oom_killed image_pull container_config unschedulable quota failed_create evicted not_ready "
-                   "restarts events cpu memory").split()
+    for aspect in ("ready jobs crash_loop oom_killed image_pull container_config unschedulable quota failed_create evicted "
+                   "not_ready restarts events cpu memory").split()
 )  # fmt: skip
 HIDDEN = tuple(
     f"postgres.{name}"
