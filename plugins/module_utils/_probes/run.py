@@ -21,6 +21,7 @@ if t.TYPE_CHECKING:  # and this is how Ansible knows what to send to the host; a
     from ansible_collections.fileforge.ops.plugins.module_utils._probes import (  # noqa: F401
         celery_queue_info,
         disk_usage_info,
+        exposure_info,
         http_probe_info,
         kube_log_info,
         kube_workload_info,
@@ -36,6 +37,7 @@ COLLECTION = "fileforge.ops."
 NAMES = (
     "celery_queue_info",
     "disk_usage_info",
+    "exposure_info",
     "http_probe_info",
     "kube_log_info",
     "kube_workload_info",

@@ -20,7 +20,15 @@ from tests.lab.parts import Kubernetes, ObjectStore, Postgres
 PLAYBOOKS = sorted(path.stem for path in (ROOT / "playbooks").glob("*.yml") if "import_playbook" not in path.read_text())
 REFUSING = {"dr_restore", "db_restore"}
 """They end with the plan and an error: the server runs, and nobody confirmed."""
-LOOKING = {"capacity_planning", "daily_check", "log_review", "performance_review", "security_patch_review", "ssl_check"}
+LOOKING = {
+    "capacity_planning",
+    "daily_check",
+    "log_review",
+    "penetration_test",
+    "performance_review",
+    "security_patch_review",
+    "ssl_check",
+}
 """They may end with an error that says what they found."""
 LIVING = ("evidence", "ansible", "drill", "run", "postgres", "s3", "kube", "wal", "prometheus", "redis", "tests")
 """What changes by itself: data of servers, logs, evidence. What stands in the servers is asked from them."""

@@ -26,6 +26,7 @@ RUNBOOK = {
     "Security patch review": ("weekly", "Security"),
     "Performance review": ("weekly", "Platform"),
     "Capacity planning": ("monthly", "Platform"),
+    "Penetration test": ("quarterly", "Security"),
 }
 VARIANTS = [
     {"every": "daily", "at": "23:59"},
