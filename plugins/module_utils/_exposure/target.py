@@ -52,8 +52,8 @@ class Target:
     def _parts(self) -> urllib.parse.SplitResult:
         try:
             parts = urllib.parse.urlsplit(self.url)
-            _unused = parts.port
-        except ValueError as error:
+            _unused = parts.port, (parts.hostname or "").encode("idna")
+        except ValueError as error:  # UnicodeError is one
             raise InvalidOption("url", self.url, str(error)) from error
         return parts
 

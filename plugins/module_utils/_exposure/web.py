@@ -115,6 +115,9 @@ def _connected(site: Site) -> socket.socket:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = (
+        ssl.TLSVersion.MINIMUM_SUPPORTED
+    )  # what is too old is told by exposure.tls, and looked at all the same
     context.set_ciphers("DEFAULT:@SECLEVEL=0")
     try:
         return context.wrap_socket(plain, server_hostname=site.host)

@@ -153,7 +153,8 @@ def _one(resource: Resource, line: Line, now: float, enough: Enough) -> dict[str
     else:
         expected, earliest, latest = days
         when = day_of(now + expected * DAY) if math.isfinite(expected) else "not in ten years"
-        between = f" (between {_date(now, earliest)} and {_date(now, latest)})" if math.isfinite(expected) else ""
+        ends = [_date(now, earliest), _date(now, latest)]
+        between = f" (between {ends[0]} and {ends[1]})" if math.isfinite(expected) and ends[0] != ends[1] else ""
         value = round(expected, 1) if math.isfinite(expected) else None
         check = _check(
             resource, line.subject, _status(resource, expected, earliest), f"{text}; limit of {limit}: {when}{between}", value

@@ -93,12 +93,14 @@ def plot(forecast: t.Mapping[str, t.Any]) -> str:
 
 
 def _values(frame: Frame, unit: str) -> list[str]:
-    step = step_of(frame.high - frame.low)
+    scale = 1024.0 ** int(math.log(max(frame.high - frame.low, 1.0), 1024)) if unit == "bytes" else 1.0
+    step = scale * step_of((frame.high - frame.low) / scale)
+    shown = unit if unit in ("bytes", "ratio") else ""  # the caption says the others
     found = []
     for number in range(math.ceil(frame.low / step - 1e-9), math.floor(frame.high / step + 1e-9) + 1):
         row = frame.y(number * step)
         found.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{row:.1f}" y2="{row:.1f}"/>')
-        found.append(f'<text x="{LEFT - 8}" y="{row + 4:.1f}" text-anchor="end">{text(amount(number * step, unit))}</text>')
+        found.append(f'<text x="{LEFT - 8}" y="{row + 4:.1f}" text-anchor="end">{text(amount(number * step, shown))}</text>')
     return found
 
 

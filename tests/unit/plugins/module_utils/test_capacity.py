@@ -38,7 +38,7 @@ def one(points: list[tuple[float, float]], subject: str = "", **changes: t.Any) 
     ("slope", "now", "status", "days", "words"),
     [
         (0.001, 0.5, "ok", 400.0, "+3 % in 30 days; limit of 90 %: 2027-12-29"),
-        (0.005, 0.5, "warning", 80.0, "2027-02-12 (between 2027-02-12 and 2027-02-12)"),
+        (0.005, 0.5, "warning", 80.0, "limit of 90 %: 2027-02-12"),
         (0.02, 0.5, "critical", 20.0, "2026-12-14"),
         (0.01, 0.95, "critical", 0.0, "over its limit of 90 %"),
         (0.0, 0.5, "ok", None, "steady; does not come near"),
@@ -62,6 +62,7 @@ def test_an_early_end_of_the_interval_warns() -> None:
     chance = random.Random(1)
     jagged = [(when, value + chance.gauss(0, 0.03)) for when, value in past(0.009, 0.5, days=20)]
     found = one(jagged, critical_days=38, warning_days=38)
+    assert re.search(r": (\S+) \(between (\S+) and (\S+)\)", found["check"]["summary"])
     assert found["check"]["value"] > 38 and found["check"]["status"] == "warning"
 
 
@@ -168,6 +169,15 @@ def test_a_drawing_shows_past_trend_interval_and_limit() -> None:
     assert float(trend.get("y2") or 0) < float(limit.get("y1") or 0), "the line is seen to cross the limit"
     page = plot.figures([found])
     assert "<b>" not in re.sub("<b>Disk</b>", "", page) and "Disk" in page and "badge warning" in page
+
+
+def test_ticks_are_numbers_of_their_unit() -> None:
+    def ticks(**changes: t.Any) -> list[str | None]:
+        root, _points = drawn(one(past(changes.pop("slope"), changes.pop("now")), limit=None, **changes))
+        return [each.text for each in root.iter("text") if each.get("text-anchor") == "end" and each.get("x") == f"{plot.LEFT - 8}"]
+
+    assert ticks(slope=1024**3, now=200 * 1024**3, unit="bytes") == ["0 B", "100.0 GiB", "200.0 GiB"]
+    assert ticks(slope=1, now=100, unit="requests/s") == ["0", "50", "100"], "a long unit has no room"
 
 
 def test_a_far_limit_is_not_drawn() -> None:

@@ -269,6 +269,7 @@ def test_every_fingerprint_is_a_pattern_with_a_reason() -> None:
         ({"url": "ftp://x"}, "not an http"),
         ({"url": "https://user:secret@x/"}, "credentials"),
         ({"url": "https://x:99999/"}, "url"),
+        ({"url": f"https://{'x' * 70}.example/"}, "url"),
         ({"accepted": ["everything"]}, "accepted"),
         ({"ports": ["x"]}, "ports"),
         ({"timeout": 0}, "timeout=0"),
