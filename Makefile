@@ -39,7 +39,7 @@ unit: setup ## Tests of the engines and of the modules' wiring
 	$(PYTEST) -q -n 2 tests/unit
 
 live: setup ## integration and faults at the same time: together they leave no processor idle
-	$(PYTEST) -q -n 6 --dist loadfile --no-loadscope-reorder --durations=25 tests/integration tests/faults
+	$(PYTEST) -q -n 4 --dist loadfile --no-loadscope-reorder --durations=25 tests/integration tests/faults
 
 integration: setup ## Modules and playbooks against real servers
 	$(PYTEST) -q -n 4 --dist loadfile --no-loadscope-reorder tests/integration
