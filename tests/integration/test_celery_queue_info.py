@@ -19,6 +19,7 @@ import pytest
 import redis
 from ansible_collections.fileforge.ops.plugins.module_utils._celery.broker import Layout, RedisOptions
 from ansible_collections.fileforge.ops.plugins.module_utils._celery.queues import QueueOptions, Report, examine, names
+from ansible_collections.fileforge.ops.plugins.module_utils._checks import Check
 
 from tests.integration.documented import examples
 from tests.lab.daemon import Daemon, wait_until
@@ -253,12 +254,16 @@ def test_a_busy_worker_is_no_fault_and_a_task_that_never_ends_is_one(broker: Bro
         wait_until(lambda: not broker.client.exists("unacked", QUEUE), 30, "the worker to be free")
 
 
+def worker_check(broker: Broker) -> Check:
+    return next(check for check in look(broker, minimum_workers=1).checks if check.id == "celery.workers")
+
+
 def test_a_paused_worker_is_silent(broker: Broker) -> None:
     paused = broker.worker("paused", "paused")
+    wait_until(lambda: "paused" in str(worker_check(broker).evidence["alive"]), 30, "the worker to reply")
     os.killpg(t.cast(int, paused.pid), signal.SIGSTOP)
     try:
-        report = look(broker, minimum_workers=1)
-        workers = next(check for check in report.checks if check.id == "celery.workers")
+        workers = worker_check(broker)
         assert workers.status == "warning" and "did not reply" in workers.summary
     finally:
         paused.kill()

@@ -431,7 +431,9 @@ def test_crash_loop_backs_off_and_keeps_the_previous_log(server: KubeServer, nam
     assert status["lastState"]["terminated"]["exitCode"] == 7
     assert status["lastState"]["terminated"]["containerID"].endswith(f"/{status['restartCount']}")  # the run that ended last
     assert server.kubectl("logs", "crash", "--previous", "-n", namespace) == "attempt\n"
-    assert "CrashLoopBackOff" in server.kubectl("get", "pods", "-n", namespace)
+    wait_until(
+        lambda: "CrashLoopBackOff" in server.kubectl("get", "pods", "-n", namespace), 20, "kubectl to show it between two starts"
+    )
 
 
 def test_liveness_probe_restarts_and_out_of_memory_is_named(server: KubeServer, namespace: str, place: Path) -> None:

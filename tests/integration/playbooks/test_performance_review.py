@@ -31,7 +31,7 @@ def checks(lab: PlayedLab) -> dict[str, dict[str, t.Any]]:
 def busy(lab: PlayedLab) -> t.Iterator[PlayedLab]:
     """The lab with a slow statement, and tasks that Prometheus has seen."""
     cluster = lab.drill.lab.part(Postgres).cluster
-    cluster.execute("CREATE FUNCTION slow_report() RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(0.3)'", "fileforge")
+    cluster.execute("CREATE FUNCTION slow_report() RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(1)'", "fileforge")
     for _number in range(5):
         cluster.execute("SELECT slow_report()", "fileforge")
     monitoring = lab.drill.lab.part(Monitoring)
