@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 TODAY = datetime.date(2026, 11, 24)
-ITEMS = [
+ITEMS = (
     Item("object-access", "Read files of others", "Security", 30, ("api",)),
     Item("uploads", "Upload: 'what' is #not allowed", "Platform", 14),
-]
+)
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Zl", "Zp")), min_size=1, max_size=40).filter(str.strip)
 
 
