@@ -8,6 +8,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import typing as t
 
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import Refused
@@ -40,6 +41,30 @@ def write_whole(path: str, content: bytes, *, mode: int = 0o644, owner: tuple[in
             os.unlink(partial)
         raise
     fsync_directory(os.path.dirname(path) or ".")
+
+
+_HALF_MADE = stat.S_IFDIR | stat.S_ISVTX
+"""A directory that root has made and not yet given to its owner. Nobody has another use for one without any permission."""
+
+
+def make_directory(path: str | bytes, mode: int, owner: tuple[int, int] | None = None, *, dir_fd: int | None = None) -> None:
+    """Make a directory and give it to its owner, unless something has its name.
+
+    A run that is killed between the two leaves a directory by whose mode the next run knows that it must be finished.
+    """
+    marks = owner is not None and os.geteuid() == 0
+    try:
+        os.mkdir(path, stat.S_IMODE(_HALF_MADE) if marks else mode, dir_fd=dir_fd)
+    except FileExistsError:
+        if not marks or os.lstat(path, dir_fd=dir_fd).st_mode != _HALF_MADE:
+            return
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        if owner is not None:
+            os.fchown(handle, *owner)
+        os.fchmod(handle, mode)
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager

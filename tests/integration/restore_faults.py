@@ -84,7 +84,21 @@ def in_sync() -> None:
     restore.sync_tree = wrapper  # type: ignore[assignment]
 
 
+def made(word: str) -> None:
+    """Die when the directory with the word in its name is made, before anything else is done to it."""
+    original = os.mkdir
+
+    def mkdir(path: t.Any, *arguments: t.Any, **named: t.Any) -> None:
+        original(path, *arguments, **named)
+        if word in str(path):
+            die()
+
+    os.mkdir = mkdir  # type: ignore[assignment]
+
+
 POINTS: dict[str, t.Callable[[], None]] = {
+    "private folder": lambda: made(".recovery-"),
+    "folder": lambda: made("offsets"),
     "fetch begins": lambda: before(restore.Filler, "fill"),
     "fetch": lambda: after(restore.Filler, "_batch", 1),
     "settle": lambda: before(restore, "settle"),

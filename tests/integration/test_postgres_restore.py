@@ -381,6 +381,8 @@ def test_death_and_resumption(point: str, shared: Shared, used_copy: Path) -> No
     assert copy.marks() == marks
     assert copy.query("SELECT count(*) FROM filling") == ["20000"]
     assert outcome.recovery["last_commit"] is not None
+    user = used_copy.stat().st_uid
+    assert [str(path) for path in used_copy.rglob("*") if path.lstat().st_uid != user or path.lstat().st_mode & 0o700 < 0o600] == []
     left = [path.name for path in used_copy.parent.iterdir() if path.name.startswith("used")]
     assert sorted(left) == ["used", "used.restore.lock", "used.restore.log", "used.restored.json", "used.tablespaces"]
     assert restore(arguments).changed is False

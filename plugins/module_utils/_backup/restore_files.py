@@ -46,8 +46,7 @@ class Tree:
             os.mkdir(self.root, 0o700)
         self._root = os.open(self.root, _DIRECTORY)
         os.fchmod(self._root, self._mode)
-        if self._owner:
-            os.fchown(self._root, *self._owner)
+        self._give(self._root)
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -73,17 +72,24 @@ class Tree:
 
     def _enter(self, parent: int, name: str) -> int:
         try:
-            return os.open(name, _DIRECTORY, dir_fd=parent)
+            handle = os.open(name, _DIRECTORY, dir_fd=parent)
         except FileNotFoundError:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=parent)
-                if self._owner:
-                    os.chown(name, *self._owner, dir_fd=parent, follow_symlinks=False)
-            return os.open(name, _DIRECTORY, dir_fd=parent)
+            handle = os.open(name, _DIRECTORY, dir_fd=parent)
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
                 raise IntegrityError(f"{self.root}: {name!r} is not a directory, but the backup has files below it") from error
             raise
+        self._give(handle)
+        return handle
+
+    def _give(self, handle: int) -> None:
+        """Make the owner the directory's owner: also of one that a run made which was killed before it gave it away."""
+        if self._owner:
+            state = os.fstat(handle)
+            if (state.st_uid, state.st_gid) != self._owner:
+                os.fchown(handle, *self._owner)
 
     @contextlib.contextmanager
     def _parent(self, path: str) -> t.Iterator[tuple[int, str]]:

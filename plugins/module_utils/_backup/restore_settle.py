@@ -15,7 +15,7 @@ import typing as t
 
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.restore_layout import Layout, Tablespace
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption
-from ansible_collections.fileforge.ops.plugins.module_utils._files import write_whole
+from ansible_collections.fileforge.ops.plugins.module_utils._files import make_directory, write_whole
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres import recovery
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.cluster import ServerOptions
 
@@ -57,9 +57,7 @@ def own(path: str, owner: Owner) -> None:
 
 def make_folder(path: str, owner: Owner, mode: int = 0o700) -> None:
     """A directory (its parents must exist), owned by the server's user."""
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path, mode)
-        own(path, owner)
+    make_directory(path, mode, owner if os.geteuid() == 0 else None)
 
 
 def complete_folders(root: str, owner: Owner) -> None:

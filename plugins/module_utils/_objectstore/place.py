@@ -16,6 +16,7 @@ import stat
 import typing as t
 
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption, OpsError, Refused
+from ansible_collections.fileforge.ops.plugins.module_utils._files import make_directory
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.faults import printable
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.names import path_text
 
@@ -155,11 +156,10 @@ class Folder:
             os.close(handle)
 
     def _enter(self, handle: int, component: bytes, path: bytes, create: bool) -> int:
+        if create:
+            make_directory(component, self._mode, self._owner, dir_fd=handle)
         try:
             return os.open(component, _FOLDER, dir_fd=handle)
-        except FileNotFoundError:
-            if not create:
-                raise
         except OSError as error:
             if error.errno not in (errno.ENOTDIR, errno.ELOOP):
                 raise
@@ -168,14 +168,6 @@ class Folder:
                 f"{self._path}: {printable(path_text(component))} on the way to {printable(path_text(path))} is not a directory",
                 hint="someone changed the tree meanwhile: look at it, then run again",
             ) from error
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(component, self._mode, dir_fd=handle)
-            made = os.open(component, _FOLDER, dir_fd=handle)
-            os.fchmod(made, self._mode)
-            if self._owner is not None:
-                os.fchown(made, *self._owner)
-            return made
-        return os.open(component, _FOLDER, dir_fd=handle)
 
     def place(self, partial: str, path: bytes, kept: Folder) -> os.stat_result:
         """Give a finished file its name here; what had the name is kept under the same path in ``kept``. The file's facts."""

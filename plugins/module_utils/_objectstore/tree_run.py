@@ -9,6 +9,7 @@ import json
 import os
 import typing as t
 
+from ansible_collections.fileforge.ops.plugins.module_utils._files import make_directory
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import Store
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.place import PRIVATE_FOLDER, os_errors
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.tree import Tree, TreeOptions
@@ -59,8 +60,10 @@ def _apply(tree: Tree, locks: contextlib.ExitStack) -> tuple[str | None, str]:
             os.makedirs(ground.aside, PRIVATE_FOLDER, exist_ok=True)
             inventory.end(ground.state_file)
         return None, ""
-    if not ground.exists:
-        _make_root(tree)
+    exists = ground.exists
+    os.makedirs(os.path.dirname(ground.path), 0o755, exist_ok=True)
+    make_directory(ground.path, 0o755, tree.owner)
+    if not exists:
         locks.enter_context(ground.locked())
     os.makedirs(ground.aside, PRIVATE_FOLDER, exist_ok=True)
     inventory.begin(ground.state_file, json.dumps(tree.plan.as_dict()))
@@ -69,9 +72,3 @@ def _apply(tree: Tree, locks: contextlib.ExitStack) -> tuple[str | None, str]:
     inventory.end(ground.state_file)
     keeps = os.path.isdir(work.kept_path) if tree.pull else tree.plan.destructive and not tree.versions
     return work.kept_path if keeps else None, work.summary()
-
-
-def _make_root(tree: Tree) -> None:
-    os.makedirs(tree.ground.path, 0o755, exist_ok=True)
-    if tree.owner is not None:
-        os.chown(tree.ground.path, *tree.owner)

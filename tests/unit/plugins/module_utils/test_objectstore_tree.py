@@ -608,6 +608,30 @@ def test_owner_and_group(world: World) -> None:
     assert (world.root / "a/b").stat().st_uid == 12345, "a replaced file keeps its owner"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("made", [1, 2], ids=["the tree", "a folder in it"])
+def test_a_killed_run_leaves_no_folder_that_its_owner_cannot_use(world: World, made: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kill falls between the directory's making and its giving away."""
+    world.store.objects.update(MemoryStore({"files/a/b": b"one"}).objects)
+    given = os.fchown
+    calls = []
+
+    def killed(handle: int, *owner: int) -> None:
+        calls.append(handle)
+        if len(calls) == made:
+            raise KeyboardInterrupt
+        given(handle, *owner)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "fchown", killed)
+        world.run(owner="12345")
+    assert len(calls) == made and not (world.root / "a/b").exists()
+    world.run(owner="12345")
+    for path in (world.root, world.root / "a", world.root / "a/b"):
+        assert path.stat().st_uid == 12345
+    assert (world.root / "a").stat().st_mode & 0o7777 == 0o755
+
+
 def test_tree_closes_its_database(world: World) -> None:
     with Tree(t.cast(Store, world.store), world.options()) as tree:
         pass
