@@ -388,6 +388,25 @@ def test_death_and_resumption(point: str, shared: Shared, used_copy: Path) -> No
     assert restore(arguments).changed is False
 
 
+def test_latest_takes_what_the_stopped_server_archives(place: Path, s3: S3Server, bucket: str) -> None:
+    """The plan is made while the server still holds its newest segments; its stop archives them."""
+    source = Source.create(place, s3, bucket, tablespace=False)
+    try:
+        source.backup()
+        source.mark(1)
+        source.archive()
+        for number in (2, 3):
+            source.cluster.execute("SELECT pg_switch_wal()")
+            source.mark(number)
+        arguments = source.arguments(source.cluster.data_directory, "latest", stop_running=True)
+        planned = engine(arguments).check().plan
+        outcome = restore(arguments)
+        assert outcome.plan.as_dict()["steps"][0] == planned.as_dict()["steps"][0]
+        assert source.cluster.execute("SELECT array_agg(number ORDER BY 1) FROM mark")[0][0] == [1, 2, 3]
+    finally:
+        source.cluster.destroy()
+
+
 def test_a_resumed_fetch_fetches_only_the_rest(shared: Shared, target: Path) -> None:
     arguments = shared.source.arguments(target, shared.first, scratch=True)
     killed_at("sync", arguments)

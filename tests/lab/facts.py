@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import secrets
@@ -135,6 +136,7 @@ def write_private(file: Path, content: t.Any) -> None:
     fresh.replace(file)
 
 
+@functools.cache
 def wal_interpreter() -> str:
     """A Python with boto3 that PostgreSQL's user can run: archive_command starts it."""
     from ansible_collections.fileforge.ops.plugins.module_utils import _errors, _process

@@ -220,14 +220,16 @@ def check_ending(ending: Ending, replay: Replay) -> None:
     """Raise IntegrityError unless recovery ended where the plan says.
 
     PostgreSQL takes a damaged or missing record for the end of WAL and promotes; without a target nothing else would notice.
+    Without a target more than was planned is fine: a server that is stopped for the restore archives its last segment meanwhile.
     """
     if replay.end_segment is None:
         return
     size = replay.segment_size
     _timeline, number = split_segment_name(replay.end_segment, size)
     end = parse_lsn(ending.end_lsn)
-    first = (number - 1) * size
-    if not first <= end <= (number + 1) * size:
+    too_early = end < (number - 1) * size
+    too_late = replay.target_time is not None and end > (number + 1) * size
+    if too_early or too_late:
         what = f"segment {replay.end_segment}"
         raise IntegrityError(
             f"recovery ended at {ending.end_lsn}, but the plan was to reach {what}: the WAL in between is damaged or missing",

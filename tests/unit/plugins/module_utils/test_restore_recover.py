@@ -149,6 +149,7 @@ def test_the_ending_is_in_the_newest_history(tmp_path: Path) -> None:
         ("t", None, "0/5000008", False),
         (None, "0/4000100", "0/4000100", True),
         (None, "0/4000100", "0/5000000", True),
+        (None, "0/4000100", "0/9000000", True),  # a server that was stopped for the restore archived more
         (None, "0/4000100", "0/40000F8", False),
         (None, "0/3FFFF00", "0/3FFFF00", True),  # the last segment only holds a part of a record
         (None, "0/4000100", "0/3000000", False),
