@@ -3,19 +3,22 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Runs modules that only look, at the same time; see the documentation of the module of the same name.
 
-Those of the collection run in one process on the host, by the module; any other is sent there and run by itself.
+Those of the collection run in one process on the host, by the module, or in this one where the host is this machine; any other is
+sent there and run by itself.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import typing as t
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption, OpsError
 from ansible_collections.fileforge.ops.plugins.module_utils._parallel import Answer, Call, run_all
-from ansible_collections.fileforge.ops.plugins.module_utils._probes.run import MODULES, result_of
+from ansible_collections.fileforge.ops.plugins.module_utils._probes.run import MODULES, result_of, run_probes
 from ansible_collections.fileforge.ops.plugins.modules.look import ARGUMENTS
+from ansible_collections.fileforge.ops.plugins.plugin_utils._here import as_sent, runs_here
 
 TRANSFER = 60.0
 """Seconds for the way to the host and back, beside the deadlines of what is looked at."""
@@ -55,6 +58,8 @@ class ActionModule(ActionBase):
         own = group[0]["module"] in MODULES
         sent = {"probes": [{name: probe[name] for name in ("name", "module", "args", "timeout")} for probe in group]}
         arguments = {**sent, "at_once": at_once} if own else group[0]["args"]
+        if own and runs_here(self, task_vars):
+            return functools.partial(look_here, sent["probes"], at_once, bool(self._task.check_mode))
 
         def run() -> Result:
             name = "fileforge.ops.look" if own else group[0]["module"]
@@ -62,6 +67,11 @@ class ActionModule(ActionBase):
             return answer
 
         return run
+
+
+def look_here(probes: list[Probe], at_once: int, check_mode: bool) -> Result:
+    """What the module would return."""
+    return {"results": run_probes(as_sent(probes), at_once, check_mode)}
 
 
 def checked(probe: Probe, place: int, timeout: float) -> Probe:

@@ -171,17 +171,16 @@ def report_of(params: t.Mapping[str, t.Any], kept: store.Store | None) -> model.
     return model.build(params["title"], sections, history, _time.now())
 
 
-def make(module: AnsibleModule) -> dict[str, t.Any]:
+def make(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """The module's work."""
-    params = module.params
     kept = deliver.kept_in(params)
-    return deliver.deliver(report_of(params, kept), kept, params, module.check_mode, params["textfile"])
+    return deliver.deliver(report_of(params, kept), kept, params, check_mode, params["textfile"])
 
 
 def main() -> t.NoReturn:
     """Entry point."""
     module = AnsibleModule(argument_spec=arguments(), supports_check_mode=True)
-    conclude(module, lambda: make(module))
+    conclude(module, lambda: make(module.params, module.check_mode))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import http.server
+import sys
 import threading
 import typing as t
 
@@ -55,8 +56,8 @@ def test_a_broken_probe_does_not_hide_the_others(run_module: ModuleRunner, addre
         {"name": "stuck", "module": "fileforge.ops.http_probe_info", "args": stuck, "timeout": 2.0},
         probe("good too", f"{address}/good"),
     ]
-    for check in (True, False):
-        looked = run_module("look", {"probes": probes}, check=check)
+    for check, interpreter in ((True, "/usr/bin/python3"), (False, sys.executable)):  # on a host, and in Ansible's own process
+        looked = run_module("look", {"probes": probes}, check=check, interpreter=interpreter)
         assert not looked["changed"]
         assert [result["name"] for result in looked["results"]] == [item["name"] for item in probes]
         results = {result["name"]: result["result"] for result in looked["results"]}
