@@ -40,7 +40,11 @@ from ansible_collections.fileforge.ops.plugins.module_utils._backup.restore_reco
     read_ending,
 )
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.restore_settle import make_folder, own, settle
-from ansible_collections.fileforge.ops.plugins.module_utils._backup.wal_install import install_program, write_config
+from ansible_collections.fileforge.ops.plugins.module_utils._backup.wal_install import (
+    install_program,
+    restore_command,
+    write_config,
+)
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import (
     IntegrityError,
     NotFound,
@@ -352,7 +356,7 @@ class Restore:
         return recovery.RecoverySettings(
             major=int(work.facts["major"]),
             timeline=work.replay.timeline,
-            restore_command=recovery.restore_command([self._options.interpreter, program, "--config", config, "fetch"]),
+            restore_command=restore_command(self._options.interpreter, program, config),
             target_time=None if target is None else parse_time(target, "target_time"),
             archive=not self._options.scratch,
         )

@@ -16,8 +16,11 @@ from ansible_collections.fileforge.ops.plugins.module_utils._backup import wal_p
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption, OpsError
 from ansible_collections.fileforge.ops.plugins.module_utils._files import write_whole
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import S3Options
+from ansible_collections.fileforge.ops.plugins.module_utils._postgres import recovery
 
 BATCH, PREFETCH = 8, 8
+ABSENT = 100
+"""Status of a file that is not in the archive: none that an interpreter, a loader or a shell ends with when something is wrong."""
 SECRETS = ("access_key", "secret_key", "session_token")
 Owner = t.Tuple[int, int]
 
@@ -153,3 +156,8 @@ def archive_command(interpreter: str, program: str, config: str) -> str:
         if not value.startswith("/") or any(character in value for character in "\n\r\0"):
             raise InvalidOption(option, value, "must be an absolute path without control characters")
     return f'{shlex.join([interpreter, program, "--config", config]).replace("%", "%%")} push "%p"'
+
+
+def restore_command(interpreter: str, program: str, config: str) -> str:
+    """``restore_command``: fetch a file; only what is truly not in the archive counts as the end of WAL."""
+    return recovery.restore_command([interpreter, program, "--config", config, "fetch", "--absent", str(ABSENT)], ABSENT)

@@ -3,14 +3,18 @@
 """Carry WAL files between PostgreSQL and an S3 bucket. PRIVATE to the collection.
 
     archive_command = 'fileforge-wal --config /etc/fileforge/wal.json push "%p"'
-    restore_command = 'fileforge-wal --config /etc/fileforge/wal.json fetch "%f" "%p"'
+    restore_command = 'fileforge-wal --config /etc/fileforge/wal.json fetch --absent 100 "%f" "%p"; s=$?;
+        [ $s -ne 100 ] || exit 1; [ $s -eq 0 ] || [ $s -gt 125 ] || exit 126; exit $s'          (in one line)
 
 This file is installed by itself and works without the collection. It needs Python 3.9 and, to reach the bucket, boto3.
 
-Exit status of ``fetch``: 0 the file is there, whole and right; 1 the bucket truly has no such object; 126 and more anything else,
-which makes PostgreSQL stop instead of taking the failure for the end of the WAL. Of ``push``: 0 the file is safely stored; below
-126 it is not, so PostgreSQL counts the failure in pg_stat_archiver, keeps the file and tries again (with 126 and more the archiver
-process itself would end uncounted). Messages go to standard error, one line each.
+Exit status of ``fetch``: 0 the file is there, whole and right; 1, or what ``--absent`` says, the bucket truly has no such object;
+126 and more anything else,
+which makes PostgreSQL stop instead of taking the failure for the end of the WAL. PostgreSQL takes every status from 1 to 125 for
+that end, and an interpreter that cannot start has such a status too: hence the shell around it, which lets only the status of
+``--absent`` through as the end. Of ``push``: 0 the file is safely stored; below 126 it is not, so PostgreSQL counts the failure in
+pg_stat_archiver, keeps the file and tries again (with 126 and more the archiver process itself would end uncounted).
+Messages go to standard error, one line each.
 """
 
 # pylint: disable=ansible-bad-function
@@ -439,8 +443,8 @@ def waiting_files(path: str, spool: str, count: int) -> list[str]:
 # fetch
 
 
-def fetch(config: Config, name: str, destination: str) -> int:
-    """restore_command: bring one file."""
+def fetch(config: Config, name: str, destination: str, absent: int = ABSENT) -> int:
+    """restore_command: bring one file; ``absent`` when there is none."""
     if not KNOWN.match(name):
         raise Problem(CONFIGURATION, f"{name}: not the name of a WAL file")
     spool = config.spool_directory("fetched") if config.prefetch and SEGMENT.match(name) else None
@@ -451,7 +455,7 @@ def fetch(config: Config, name: str, destination: str) -> int:
     bucket = Bucket(config)
     data = download(bucket, name)
     if data is None:
-        return ABSENT
+        return absent
     try:
         write_file(destination, data)
     except OSError as error:
@@ -654,6 +658,7 @@ def arguments_of(argv: t.Sequence[str]) -> argparse.Namespace:
     bring.add_argument("name")
     bring.add_argument("destination")
     bring.add_argument("--alone", action="store_true", help="fetch nothing ahead")
+    bring.add_argument("--absent", type=int, default=ABSENT, help="exit status when the bucket has no such object")
     commands.add_parser("check")
     commands.add_parser("prefetch")
     return parser.parse_args(argv)
@@ -666,7 +671,7 @@ def run(arguments: argparse.Namespace) -> int:
         return push(config, arguments.path)
     if arguments.command == "fetch":
         config.prefetch = 0 if arguments.alone else config.prefetch
-        return fetch(config, arguments.name, arguments.destination)
+        return fetch(config, arguments.name, arguments.destination, arguments.absent)
     return check(config) if arguments.command == "check" else prefetch(config)
 
 

@@ -60,10 +60,15 @@ def conf_quote(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
-def restore_command(argv: t.Sequence[str]) -> str:
-    """The ``restore_command`` that runs a program with the wanted file's name and the place for it as its last arguments."""
+def restore_command(argv: t.Sequence[str], absent: int) -> str:
+    """The ``restore_command`` that runs a program with the wanted file's name and the place for it as its last arguments.
+
+    ``absent`` is the program's status for a file that truly does not exist. PostgreSQL takes every status from 1 to 125 for that,
+    ends recovery there and promotes; so the shell makes 1 of ``absent`` and something fatal of all other failures, such as those of
+    an interpreter that cannot start.
+    """
     words = " ".join(shlex.quote(word) for word in argv).replace("%", "%%")
-    return f'{words} "%f" "%p"'
+    return f'{words} "%f" "%p"; s=$?; [ $s -ne {absent} ] || exit 1; [ $s -eq 0 ] || [ $s -gt 125 ] || exit 126; exit $s'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import datetime
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -128,10 +129,31 @@ def test_quoting_survives(value: str) -> None:
 
 @given(st.lists(st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=20), min_size=1, max_size=4))
 def test_restore_command_survives_the_shell(argv: list[str]) -> None:
-    command = recovery.restore_command(argv)
+    command = recovery.restore_command(argv, 100)
     # PostgreSQL replaces %f and %p, and %% by %
     substituted = command.replace("%%", "\0").replace("%f", "SEGMENT").replace("%p", "pg_wal/RECOVERYXLOG").replace("\0", "%")
-    assert shlex.split(substituted) == [*argv, "SEGMENT", "pg_wal/RECOVERYXLOG"]
+    called, _end, guard = substituted.rpartition("; s=$?; ")
+    assert shlex.split(called) == [*argv, "SEGMENT", "pg_wal/RECOVERYXLOG"]
+    assert "%" not in guard
+
+
+@pytest.mark.parametrize(
+    ("program", "status"),
+    [
+        ("exit 0", 0),
+        ("exit 100", 1),  # truly absent
+        ("exit 1", 126),  # such as an exception of Python's own start
+        ("exit 2", 126),
+        ("exit 120", 126),  # Python could not flush
+        ("exit 126", 126),
+        ("exit 150", 150),
+        ("kill -KILL $$", 137),
+        ("exec /nonexistent/python3", 127),
+    ],
+)
+def test_only_what_is_absent_is_the_end_of_wal(program: str, status: int) -> None:
+    command = recovery.restore_command(["/bin/sh", "-c", program], 100)
+    assert subprocess.run(["/bin/sh", "-c", command], check=False, stderr=subprocess.DEVNULL).returncode == status
 
 
 def test_a_line_break_cannot_be_quoted() -> None:

@@ -145,6 +145,7 @@ def test_statuses(config: Path, segment: Path, bucket: type[Bucket], tmp_path: P
     target = tmp_path / "target"
     fetch = ["--config", str(config), "fetch", segment.name, str(target)]
     assert wal_program.main(fetch) == 1 and capsys.readouterr().err == ""
+    assert wal_program.main([*fetch, "--absent", "100"]) == 100 and capsys.readouterr().err == ""
     assert wal_program.main(["--config", str(config), "push", str(segment)]) == 0
     assert wal_program.main([*fetch, "--alone"]) == 0 and target.read_bytes() == segment.read_bytes()
     bucket.problem = wal_program.Problem(wal_program.UNAVAILABLE, "away")
@@ -157,6 +158,30 @@ def test_statuses(config: Path, segment: Path, bucket: type[Bucket], tmp_path: P
     assert wal_program.main([]) == 126 and wal_program.main(["--config", str(config), "dance"]) == 126
     bucket.files[segment.name] = segment.read_bytes()[:-1]
     assert wal_program.main([*fetch, "--alone"]) == 152
+
+
+def test_the_restore_command_in_a_shell(config: Path, segment: Path, tmp_path: Path) -> None:
+    """Nothing but an answer of the bucket is the end of WAL: not an interpreter that is missing, or cannot start."""
+    program, broken = tmp_path / "fileforge-wal", tmp_path / "broken"
+    program.write_text(f"import sys\nsys.exit(0 if sys.argv[-2] == {segment.name!r} else int(sys.argv[-3]))\n")
+    broken.write_text("import there_is_no_such_module\n")
+
+    def status(interpreter: str, path: Path, name: str) -> int:
+        command = wal_install.restore_command(interpreter, str(path), str(config)).replace("%f", name).replace("%p", "x")
+        return subprocess.run(["/bin/sh", "-c", command], cwd=tmp_path, capture_output=True, check=False).returncode
+
+    assert status(sys.executable, program, segment.name) == 0
+    assert status(sys.executable, program, "00000002.history") == 1
+    for interpreter, path in (
+        ("/bin/false", program),
+        ("/nonexistent/python3", program),
+        (sys.executable, broken),
+        (sys.executable, tmp_path / "gone"),
+        (sys.executable, tmp_path),
+    ):
+        assert status(interpreter, path, segment.name) > 125
+    wal_install.install_program(str(program), sys.executable)
+    assert status(sys.executable, program, "no name of a WAL file") == 126
 
 
 def test_a_defect_is_no_end_of_wal(config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
