@@ -131,7 +131,9 @@ options:
     type: path
     default: /usr/bin/python3
   force:
-    description: Whether a restore that is finished is done again.
+    description:
+      - Whether a restore that is finished is done again, and one whose recovery failed or ended at the wrong place is begun anew
+        instead of carried on. What is there is kept aside like any old directory.
     type: bool
     default: false
 extends_documentation_fragment:

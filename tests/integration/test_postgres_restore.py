@@ -479,6 +479,32 @@ def test_a_failing_archive_is_named_and_then_carried_on(shared: Shared, target: 
     assert copied(shared, target).marks() == [1]
 
 
+def test_recovery_that_ended_too_early_is_given_up(shared: Shared, target: Path) -> None:
+    """The last segment is lost after the plan was made: what was promoted is stopped, and force begins anew beside it."""
+    from ansible_collections.fileforge.ops.plugins.module_utils._errors import IntegrityError, Refused
+
+    client, bucket = shared.source.s3.client(), shared.source.bucket
+    arguments = shared.source.arguments(target, "latest", scratch=True)
+    plan = engine(arguments).check().plan
+    killed_at("program", arguments)
+    last = next(step for step in plan.steps if step.action == "replay").object.split("..")[1]
+    found = client.get_object(Bucket=bucket, Key=f"wal/{last}.gz")
+    content, metadata = found["Body"].read(), found["Metadata"]
+    client.delete_object(Bucket=bucket, Key=f"wal/{last}.gz")
+    try:
+        with pytest.raises(IntegrityError, match="the server was stopped"):
+            restore(arguments)
+    finally:
+        client.put_object(Bucket=bucket, Key=f"wal/{last}.gz", Body=content, Metadata=metadata)
+    assert running_server(str(target)) is None
+    with pytest.raises(Refused) as refused:
+        restore(arguments)
+    assert refused.value.state["reason"] == "spoiled"
+    outcome = restore({**arguments, "force": True})
+    assert len(outcome.kept) == 2
+    assert copied(shared, target).marks() == [1, 2, 3]
+
+
 def test_an_attempt_given_up_for_another_target_is_reused(shared: Shared, target: Path) -> None:
     killed_at("fetched", shared.source.arguments(target, shared.first, scratch=True))
     outcome = restore(shared.source.arguments(target, shared.second, scratch=True))

@@ -51,6 +51,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._errors import (
     OpsError,
     ProcessFailed,
     Refused,
+    WaitTimeout,
 )
 from ansible_collections.fileforge.ops.plugins.module_utils._files import exclusive_lock, fsync_directory
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import Store
@@ -211,7 +212,7 @@ class Restore:
         self._seen = self._situation()
         owner = preflight.check_host(options)
         attempt = state.load_attempt(options.data_directory)
-        if attempt is not None and attempt.request == self._request and attempt.irrevocable:
+        if attempt is not None and self._is_carried_on(attempt):
             return self._resumed(attempt, owner)
         catalog = Catalog.load(store, options.prefix)
         chosen = choose(store, options, catalog)
@@ -230,10 +231,23 @@ class Restore:
         self._notes = list(chosen.warnings)
         return Work(plan, layout, chosen.replay, _backup_of(chosen), _facts_of(chosen, facts), chosen, attempt, owner)
 
+    def _is_carried_on(self, attempt: state.Attempt) -> bool:
+        """Whether this run is to end what the attempt began. Raises Refused (``spoiled``) when that has no end."""
+        if attempt.request != self._request or not attempt.irrevocable or (self._options.force and attempt.failed):
+            return False
+        if attempt.phase == state.SPOILED:
+            raise Refused(
+                "spoiled",
+                f"the restore of {self._options.data_directory} begun at {attempt.begun} cannot be carried on: {attempt.failed}",
+                hint="check the archive, then restore again with force, or to another target_time or from another backup; what is "
+                "there now will be kept aside",
+            )
+        return True
+
     def _attempt_notes(self, attempt: state.Attempt | None) -> list[str]:
         if attempt is None:
             return []
-        if attempt.request == self._request:
+        if attempt.request == self._request and not attempt.irrevocable:
             return [f"goes on with what a restore begun at {attempt.begun} has fetched"]
         layout = _layout_of(attempt, self._options)
         kept = [path for path in (layout.kept, layout.new) if os.path.lexists(path)]
@@ -278,9 +292,13 @@ class Restore:
     def _adopt(self, work: Work) -> None:
         """Take over what an unfinished attempt with another plan fetched of the same backup; remove it otherwise."""
         attempt = work.attempt
-        if attempt is None or attempt.irrevocable or attempt.digest == work.layout.digest:
+        if attempt is None or attempt.digest == work.layout.digest:
             return
         before = _layout_of(attempt, self._options)
+        if attempt.irrevocable:
+            if attempt.failed:
+                remove_tree(before.private)  # nothing recovers by this program any more, and credentials lie beside it
+            return
         same = attempt.backup == work.backup["name"] and before.tablespaces == work.layout.tablespaces
         pairs = [(before.private, work.layout.private)]
         pairs += [(old.new, new.new) for old, new in zip(before.exchanges(), work.layout.exchanges())] if same else []
@@ -393,10 +411,37 @@ class Restore:
                 swap(work.layout)
             _require_ours(work)
             self._mark_once(work, state.RECOVERING)
-        last_commit = self._recover(server, work)
+        try:
+            last_commit = self._recover(server, work)
+        except WaitTimeout:  # the server goes on by itself
+            raise
+        except OpsError as error:
+            self._give_up(work, error)
+            raise
         self._mark_once(work, state.PROMOTED)
-        ending = self._verify(work, last_commit)
+        try:
+            ending = self._verify(work, last_commit)
+        except IntegrityError as error:
+            raise self._spoiled(server, work, error) from error
         return self._finish(server, work, ending)
+
+    def _give_up(self, work: Work, error: OpsError, phase: str | None = None) -> None:
+        """Remember that recovery failed: ``force`` then begins anew instead of carrying on."""
+        if work.attempt is not None:
+            work.attempt.failed = error.message
+            self._mark(work, phase or work.attempt.phase)
+
+    def _spoiled(self, server: Server, work: Work, error: IntegrityError) -> IntegrityError:
+        """Recovery ended at the wrong place: nobody may work with what is there, and no later run can make it right."""
+        done = "the server was stopped"
+        try:
+            if server.running() is not None:
+                server.stop(timeout=STOP_TIMEOUT)
+        except OpsError as problem:
+            done = f"the server could not be stopped, stop it at once: {problem.message}"
+        self._give_up(work, error, state.SPOILED)
+        _remove_private(work.layout)
+        return IntegrityError(f"{error.message}; {done}", hint=error.hint, **error.state)
 
     def _mark_once(self, work: Work, phase: str) -> None:
         """Never back to an earlier phase."""

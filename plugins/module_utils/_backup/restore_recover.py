@@ -35,6 +35,10 @@ from ansible_collections.fileforge.ops.plugins.module_utils._time import duratio
 from ansible_collections.fileforge.ops.plugins.module_utils._wait import wait_for
 
 INTERVAL = 0.25
+_ANEW = (
+    "do not use what was restored; check the archive, then restore again with force or to another target_time, and with "
+    "target_timeline when the archive has got WAL of the wrong timeline meanwhile; what was restored will be kept aside"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,13 +210,15 @@ def read_ending(data_directory: str, replay: Replay, last_commit: str | None) ->
     if newest <= replay.timeline:
         raise IntegrityError(
             f"{data_directory}: the server was promoted, but no history file of a timeline newer than {replay.timeline} is there",
-            hint="look at pg_wal and the server's log",
+            hint=_ANEW,
         )
     with open(os.path.join(data_directory, "pg_wal", f"{newest:08X}.history"), encoding="utf-8", errors="replace") as stream:
         entries = parse_history(stream.read(), newest)
     if not entries or entries[-1].timeline != replay.timeline:
         left = entries[-1].timeline if entries else "none"
-        raise IntegrityError(f"{data_directory}: timeline {newest} left timeline {left}, not {replay.timeline} as planned")
+        raise IntegrityError(
+            f"{data_directory}: timeline {newest} left timeline {left}, not {replay.timeline} as planned", hint=_ANEW
+        )
     return Ending(newest, format_lsn(entries[-1].switch_lsn), last_commit)
 
 
@@ -233,13 +239,13 @@ def check_ending(ending: Ending, replay: Replay) -> None:
         what = f"segment {replay.end_segment}"
         raise IntegrityError(
             f"recovery ended at {ending.end_lsn}, but the plan was to reach {what}: the WAL in between is damaged or missing",
-            hint="the server was promoted too early: do not use it; check the archive and restore again with force",
+            hint=_ANEW,
             end_lsn=ending.end_lsn,
         )
     if replay.end_lsn is not None and replay.target_time is None and end < parse_lsn(replay.end_lsn):
         raise IntegrityError(
             f"recovery ended at {ending.end_lsn}, before the end of the archived WAL at {replay.end_lsn}",
-            hint="the server was promoted too early: do not use it; check the archive and restore again with force",
+            hint=_ANEW,
             end_lsn=ending.end_lsn,
         )
 

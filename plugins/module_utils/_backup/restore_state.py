@@ -19,8 +19,9 @@ from ansible_collections.fileforge.ops.plugins.module_utils._errors import Integ
 from ansible_collections.fileforge.ops.plugins.module_utils._files import fsync_directory, write_whole
 from ansible_collections.fileforge.ops.plugins.module_utils._plan import Plan, Step
 
-FETCHING, SWAPPING, RECOVERING, PROMOTED = "fetching", "swapping", "recovering", "promoted"
-PHASES = (FETCHING, SWAPPING, RECOVERING, PROMOTED)
+FETCHING, SWAPPING, RECOVERING, PROMOTED, SPOILED = "fetching", "swapping", "recovering", "promoted", "spoiled"
+PHASES = (FETCHING, SWAPPING, RECOVERING, PROMOTED, SPOILED)
+"""Spoiled: recovery is over and ended at the wrong place, so there is nothing to carry on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Attempt:
     begun: str
     timings: list[dict[str, t.Any]] = dataclasses.field(default_factory=list)
     """Phases of runs that ended before."""
+    failed: str = ""
+    """Why its recovery failed, as far as anybody saw; then ``force`` gives it up."""
 
     @property
     def digest(self) -> str:

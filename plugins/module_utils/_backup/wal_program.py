@@ -9,12 +9,11 @@
 This file is installed by itself and works without the collection. It needs Python 3.9 and, to reach the bucket, boto3.
 
 Exit status of ``fetch``: 0 the file is there, whole and right; 1, or what ``--absent`` says, the bucket truly has no such object;
-126 and more anything else,
-which makes PostgreSQL stop instead of taking the failure for the end of the WAL. PostgreSQL takes every status from 1 to 125 for
-that end, and an interpreter that cannot start has such a status too: hence the shell around it, which lets only the status of
-``--absent`` through as the end. Of ``push``: 0 the file is safely stored; below 126 it is not, so PostgreSQL counts the failure in
-pg_stat_archiver, keeps the file and tries again (with 126 and more the archiver process itself would end uncounted).
-Messages go to standard error, one line each.
+126 and more anything else, which makes PostgreSQL stop instead of taking the failure for the end of the WAL. PostgreSQL takes every
+status from 1 to 125 for that end, and an interpreter that cannot start has such a status too: hence the shell around it, which lets
+only the status of ``--absent`` through as the end. Of ``push``: 0 the file is safely stored; below 126 it is not, so PostgreSQL
+counts the failure in pg_stat_archiver, keeps the file and tries again (with 126 and more the archiver process itself would end
+uncounted). Messages go to standard error, one line each.
 """
 
 # pylint: disable=ansible-bad-function
