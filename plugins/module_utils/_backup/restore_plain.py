@@ -15,10 +15,17 @@ import typing as t
 from ansible_collections.fileforge.ops.plugins.module_utils._archive.index import DIRECTORY, FILE
 from ansible_collections.fileforge.ops.plugins.module_utils._archive.reader import PlainEntry, read_plain
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.restore_files import Owner, Tree, remove_tree, write_all
+from ansible_collections.fileforge.ops.plugins.module_utils._backup.restore_settle import FOLDERS
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import IntegrityError, Refused
 from ansible_collections.fileforge.ops.plugins.module_utils._files import fsync_directory, write_whole
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import Store
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.cluster import CONTROL_FILE, read_control
+
+_PARTS = frozenset(("base", *(name.split("/")[0] for name in FOLDERS)))
+_REFILLED = frozenset(
+    ("pg_dynshmem", "pg_notify", "pg_replslot", "pg_serial", "pg_snapshots", "pg_stat_tmp", "pg_subtrans", "pg_wal")
+)
+"""Those whose content a restore does not need: they are made anew as empty directories where the archive has a link."""
 
 
 def fill_plain(store: Store, key: str, target: str, done_mark: str, owner: Owner, on_bytes: t.Callable[[int], None]) -> None:
@@ -104,7 +111,7 @@ def find_root(files: t.Collection[str]) -> str:
 
 
 def _place_links(tree: Tree, root: str, links: t.Mapping[str, str]) -> None:
-    """Links of the data directory, but for those that lead its own parts elsewhere: the archive does not have these."""
+    """Links beside PostgreSQL's own parts; one in them would lead what is read, written and cleaned up there somewhere else."""
     prefix = f"{root}/" if root else ""
     for path, target in links.items():
         if not path.startswith(prefix):
@@ -116,7 +123,14 @@ def _place_links(tree: Tree, root: str, links: t.Mapping[str, str]) -> None:
                 f"the archive only has a link for the tablespace {name[len('pg_tblspc/') :]} ({target}), not its files",
                 hint="choose a backup made by postgres_base_backup, or restore by hand",
             )
-        if name != "pg_wal":
+        top = name.split("/")[0]
+        if top in _PARTS and top not in _REFILLED:
+            raise Refused(
+                "link_inside",
+                f"the archive only has a link for {name} ({target}), not what it leads to, and a server would write there",
+                hint="choose a backup made by postgres_base_backup, or restore by hand",
+            )
+        if top not in _REFILLED:
             tree.link(path, target)
 
 
@@ -135,7 +149,7 @@ def complete_plain(root: str, label: str, owner: Owner) -> list[str]:
             )
     removed = 0
     for folder in (os.path.join(root, "pg_wal"), os.path.join(root, "pg_wal", "archive_status")):
-        for entry in os.scandir(folder) if os.path.isdir(folder) else ():
+        for entry in os.scandir(folder) if os.path.isdir(folder) and not os.path.islink(folder) else ():
             if entry.is_file(follow_symlinks=False):
                 os.unlink(entry.path)
                 removed += 1

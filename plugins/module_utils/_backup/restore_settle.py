@@ -14,7 +14,7 @@ import pwd
 import typing as t
 
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.restore_layout import Layout, Tablespace
-from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption
+from ansible_collections.fileforge.ops.plugins.module_utils._errors import IntegrityError, InvalidOption
 from ansible_collections.fileforge.ops.plugins.module_utils._files import make_directory, write_whole
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres import recovery
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.cluster import ServerOptions
@@ -61,9 +61,12 @@ def make_folder(path: str, owner: Owner, mode: int = 0o700) -> None:
 
 
 def complete_folders(root: str, owner: Owner) -> None:
-    """Add the directories that a server needs."""
+    """Add the directories that a server needs. Raises IntegrityError for a link, which would lead writes out of the directory."""
     for name in FOLDERS:
-        make_folder(os.path.join(root, name), owner)
+        path = os.path.join(root, name)
+        if os.path.islink(path):
+            raise IntegrityError(f"{path} is a link to {os.readlink(path)} instead of a directory", hint="choose another backup")
+        make_folder(path, owner)
 
 
 def place_tablespaces(root: str, tablespaces: t.Sequence[Tablespace], owner: Owner) -> None:

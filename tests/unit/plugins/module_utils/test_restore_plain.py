@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.restore_plain import complete_plain, fill_plain, find_root
-from ansible_collections.fileforge.ops.plugins.module_utils._errors import Refused
+from ansible_collections.fileforge.ops.plugins.module_utils._backup.restore_settle import complete_folders, place_tablespaces
+from ansible_collections.fileforge.ops.plugins.module_utils._errors import IntegrityError, Refused
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import ObjectInfo
 
 FILES = {
@@ -109,6 +110,47 @@ def test_links_are_made_last_and_lead_nothing_astray(tmp_path: Path) -> None:
     fill(tar("main/", FILES, {"pg_wal": "/elsewhere", "log": "/var/log/x"}), tmp_path)
     assert (tmp_path / "new" / "log").is_symlink()
     assert not (tmp_path / "new" / "pg_wal").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["pg_wal", "pg_wal/archive_status", "pg_replslot", "pg_stat_tmp"])
+def test_a_link_leads_no_deletion_outside(name: str, tmp_path: Path) -> None:
+    outside = tmp_path / "live"
+    outside.mkdir()
+    (outside / "precious").write_text("x")
+    files = {path: data for path, data in FILES.items() if not path.startswith("pg_wal/")}
+    fill(tar("main/", files, {name: str(outside)}), tmp_path)
+    root = tmp_path / "new"
+    complete_plain(str(root), "", None)
+    complete_folders(str(root), None)
+    place_tablespaces(str(root), [], None)
+    assert [path.name for path in outside.iterdir()] == ["precious"]
+    assert not any(path.is_symlink() for path in root.rglob("*"))
+
+
+@pytest.mark.parametrize("name", ["pg_tblspc", "base", "base/1/1259", "global/pg_control", "pg_xact", "pg_logical/mappings"])
+def test_links_in_place_of_content_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(Refused) as refused:
+        fill(tar("main/", FILES, {name: "/elsewhere"}), tmp_path)
+    assert refused.value.state["reason"] == "link_inside"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["pg_wal", "pg_wal/archive_status", "pg_tblspc"])
+def test_a_link_that_is_there_is_not_followed(name: str, tmp_path: Path) -> None:
+    """Whoever made it: nothing is removed or written behind it."""
+    outside, root = tmp_path / "live", tmp_path / "new"
+    outside.mkdir()
+    (outside / "precious").write_text("x")
+    (outside / "16384").symlink_to("/srv/space")
+    fill(tar(""), tmp_path)
+    (root / "pg_wal" / "000000010000000000000002").unlink()
+    if name == "pg_wal":
+        (root / name).rmdir()
+    (root / name).symlink_to(outside)
+    complete_plain(str(root), "", None)
+    with pytest.raises(IntegrityError, match="is a link to"):
+        complete_folders(str(root), None)
+    assert sorted(path.name for path in outside.iterdir()) == ["16384", "precious"]
 
 
 def test_tablespaces_that_are_only_links_are_refused(tmp_path: Path) -> None:
