@@ -51,6 +51,8 @@ options:
     description:
       - Where tablespaces go, by their OID or by their location in the backup. Others go to their location in the backup, or
         for O(scratch) to C(<data_directory>.tablespaces/<OID>).
+      - Tablespaces younger than the base backup are made again by replay where they were, so the old server's directories of them
+        are kept aside. For O(scratch), replay that would make one is stopped, because it would write into the live server's files.
     type: dict
     default: {}
   bin_directory:

@@ -13,6 +13,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from ansible_collections.fileforge.ops.plugins.module_utils._errors import IntegrityError, OpsError, Refused
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.cluster import running_server
 
 from tests.integration.restore_faults import POINTS
@@ -287,7 +288,6 @@ def test_wrong_version(shared: Shared, target: Path, run_module: t.Any) -> None:
 
 def test_too_little_room(shared: Shared, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ansible_collections.fileforge.ops.plugins.module_utils._backup import restore_preflight
-    from ansible_collections.fileforge.ops.plugins.module_utils._errors import Refused
 
     monkeypatch.setattr(restore_preflight, "free_bytes", lambda path: 1 << 20)
     before = snapshot(target.parent)
@@ -389,12 +389,24 @@ def test_death_and_resumption(point: str, shared: Shared, used_copy: Path) -> No
 
 
 def test_latest_takes_what_the_stopped_server_archives(place: Path, s3: S3Server, bucket: str) -> None:
-    """The plan is made while the server still holds its newest segments; its stop archives them."""
+    """The plan is made while the server still holds its newest segments; its stop archives them.
+
+    They make a tablespace that the backup does not know: at the place where the old server's is.
+    """
     source = Source.create(place, s3, bucket, tablespace=False)
     try:
         source.backup()
+        late = source.cluster.create_tablespace("late")
+        source.cluster.execute("CREATE TABLE late TABLESPACE late AS SELECT generate_series(1, 5) AS number")
         source.mark(1)
         source.archive()
+        source.cluster.execute("CHECKPOINT")
+        before, files = snapshot(late), {path.name for path in late.rglob("*") if path.is_file()}
+        copy = source.cluster.directory("copies") / "copy"
+        with pytest.raises(OpsError, match="which this copy must not touch") as failed:
+            restore(source.arguments(copy, "latest", scratch=True))
+        assert failed.value.state["reason"] == "tablespace_created"
+        assert snapshot(late) == before
         for number in (2, 3):
             source.cluster.execute("SELECT pg_switch_wal()")
             source.mark(number)
@@ -403,6 +415,9 @@ def test_latest_takes_what_the_stopped_server_archives(place: Path, s3: S3Server
         outcome = restore(arguments)
         assert outcome.plan.as_dict()["steps"][0] == planned.as_dict()["steps"][0]
         assert source.cluster.execute("SELECT array_agg(number ORDER BY 1) FROM mark")[0][0] == [1, 2, 3]
+        assert source.cluster.execute("SELECT sum(number) FROM late")[0][0] == 15
+        (kept,) = (Path(path) for path in outcome.kept if path.startswith(f"{late}/"))
+        assert {path.name for path in kept.rglob("*") if path.is_file()} == files
     finally:
         source.cluster.destroy()
 
@@ -445,7 +460,6 @@ def test_a_run_whose_controller_died_is_waited_for(shared: Shared, target: Path,
 
 
 def test_a_restore_of_something_else_is_not_waited_for(shared: Shared, target: Path) -> None:
-    from ansible_collections.fileforge.ops.plugins.module_utils._errors import Refused
     from ansible_collections.fileforge.ops.plugins.module_utils._files import exclusive_lock
 
     arguments = shared.source.arguments(target, shared.first, scratch=True)
@@ -457,7 +471,6 @@ def test_a_restore_of_something_else_is_not_waited_for(shared: Shared, target: P
 
 def test_a_failing_archive_is_named_and_then_carried_on(shared: Shared, target: Path) -> None:
     """The WAL is damaged after the plan was made: the server ends, says why, and a repaired archive lets it go on."""
-    from ansible_collections.fileforge.ops.plugins.module_utils._errors import OpsError
 
     client, bucket = shared.source.s3.client(), shared.source.bucket
     arguments = shared.source.arguments(target, shared.first, scratch=True)
@@ -481,7 +494,6 @@ def test_a_failing_archive_is_named_and_then_carried_on(shared: Shared, target: 
 
 def test_recovery_that_ended_too_early_is_given_up(shared: Shared, target: Path) -> None:
     """The last segment is lost after the plan was made: what was promoted is stopped, and force begins anew beside it."""
-    from ansible_collections.fileforge.ops.plugins.module_utils._errors import IntegrityError, Refused
 
     client, bucket = shared.source.s3.client(), shared.source.bucket
     arguments = shared.source.arguments(target, "latest", scratch=True)

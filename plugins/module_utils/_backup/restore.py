@@ -222,8 +222,9 @@ class Restore:
         check_new_timeline(catalog, options, chosen)
         preflight.check_archives(store, chosen)
         stop = preflight.check_stopped(options)
-        live = (options.data_directory, *(tablespace.live for tablespace in chosen.tablespaces))
-        facts = Facts(tuple(path for path in live if os.path.lexists(path)), stop)
+        younger = preflight.younger_tablespaces(options, chosen)
+        live = (options.data_directory, *(tablespace.live for tablespace in chosen.tablespaces), *younger)
+        facts = Facts(tuple(path for path in live if os.path.lexists(path)), stop, younger)
         plan, layout = _name(options, chosen, facts)
         credit = _layout_of(attempt, options) if attempt is not None and not attempt.irrevocable else layout
         plan.notes.extend(preflight.check_space(preflight.needs(options, chosen, credit)))
@@ -486,8 +487,22 @@ class Restore:
         spool = os.path.join(work.layout.private, "spool")
         make_folder(work.layout.private, work.owner)
         make_folder(spool, work.owner)
+        rules = {
+            "copy": self._options.scratch,
+            "own": [tablespace.location for tablespace in work.layout.tablespaces],
+            "version_directory": f"PG_{work.facts['major']}_{read_control(work.layout.data_directory).catalog_version}",
+            "notes": os.path.join(work.layout.private, "tablespaces"),
+        }
         install_program(program, self._options.interpreter, work.owner)
-        write_config(config, self._options.s3, self._options.prefix, spool, work.owner, segment_size=work.replay.segment_size)
+        write_config(
+            config,
+            self._options.s3,
+            self._options.prefix,
+            spool,
+            work.owner,
+            segment_size=work.replay.segment_size,
+            tablespaces=rules,
+        )
 
     def _verify(self, work: Work, last_commit: str | None) -> Ending:
         ending = read_ending(self._options.data_directory, work.replay, last_commit or work.facts.get("last_transaction"))
@@ -547,8 +562,8 @@ def _name(options: RestoreOptions, chosen: Chosen, facts: Facts) -> tuple[Plan, 
     repetition = 0
     while True:
         plan = build_plan(options, chosen, facts, repetition)
-        layout = Layout(options.data_directory, plan.digest, chosen.tablespaces)
-        if not any(os.path.lexists(place.kept) for place in layout.exchanges()):
+        layout = Layout(options.data_directory, plan.digest, chosen.tablespaces, facts.younger)
+        if not any(os.path.lexists(path) for path in layout.all_kept()):
             return plan, layout
         repetition += 1
 
@@ -597,7 +612,7 @@ def _make_location(path: str, owner: tuple[int, int]) -> None:
 
 def _layout_of(attempt: state.Attempt, options: RestoreOptions) -> Layout:
     tablespaces = tuple(Tablespace(*row) for row in attempt.facts.get("tablespaces", ()))
-    return Layout(options.data_directory, attempt.digest, tablespaces)
+    return Layout(options.data_directory, attempt.digest, tablespaces, tuple(attempt.facts.get("younger", ())))
 
 
 def _backup_of(chosen: Chosen) -> dict[str, t.Any]:

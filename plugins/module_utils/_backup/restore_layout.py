@@ -51,6 +51,8 @@ class Layout:
     data_directory: str
     digest: str
     tablespaces: tuple[Tablespace, ...] = ()
+    younger: tuple[str, ...] = ()
+    """Directories of tablespaces that are not in the backup. Replay makes them again, and they must not be there then."""
 
     @property
     def new(self) -> str:
@@ -84,9 +86,17 @@ class Layout:
             places.append(Exchange(tablespace.live, self.tablespace_new(tablespace), kept))
         return tuple(places)
 
+    def aside(self) -> tuple[tuple[str, str], ...]:
+        """Younger tablespaces, and the names under which they are kept."""
+        return tuple((path, f"{path}.before-{self.digest}") for path in self.younger)
+
+    def all_kept(self) -> list[str]:
+        """Every name under which something is kept."""
+        return [place.kept for place in self.exchanges()] + [kept for _path, kept in self.aside()]
+
     def kept_paths(self) -> list[str]:
         """Old directories that are there now."""
-        return [place.kept for place in self.exchanges() if os.path.isdir(place.kept)]
+        return [path for path in self.all_kept() if os.path.isdir(path)]
 
 
 def swapped(layout: Layout) -> bool:
@@ -100,6 +110,11 @@ def swap(layout: Layout, *, rename: Rename = os.rename) -> None:
     if swapped(layout):
         return
     _keep(data, rename)
+    for path, kept in layout.aside():
+        if os.path.lexists(path):
+            if os.path.lexists(kept):
+                raise _conflict(path, kept)
+            _move(path, kept, rename)
     for place in tablespaces:
         _keep(place, rename)
         _place(place, rename)
@@ -114,12 +129,16 @@ def _keep(place: Exchange, rename: Rename) -> None:
         with contextlib.suppress(OSError):
             os.rmdir(place.live)  # an empty one, which a service manager made in between
             return
-        raise Refused(
-            "swap_conflict",
-            f"{place.live} exists although the old one was already moved to {place.kept}: something made it meanwhile",
-            hint=f"look at {place.live}; when it holds nothing of worth, remove it and run again",
-        )
+        raise _conflict(place.live, place.kept)
     _move(place.live, place.kept, rename)
+
+
+def _conflict(live: str, kept: str) -> Refused:
+    return Refused(
+        "swap_conflict",
+        f"{live} exists although the old one was already moved to {kept}: something made it meanwhile",
+        hint=f"look at {live}; when it holds nothing of worth, remove it and run again",
+    )
 
 
 def _place(place: Exchange, rename: Rename) -> None:

@@ -122,10 +122,12 @@ class Facts:
     """Directories that are there and will be kept aside."""
     stop: bool
     """Whether a server ran on the data directory."""
+    younger: t.Tuple[str, ...] = ()
+    """Those of ``old`` that belong to tablespaces which are not in the backup."""
 
     def as_dict(self) -> dict[str, t.Any]:
         """JSON form."""
-        return {"old": list(self.old), "stop": self.stop}
+        return {"old": list(self.old), "stop": self.stop, "younger": list(self.younger)}
 
 
 def choose(store: Store, options: RestoreOptions, catalog: Catalog) -> Chosen:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import typing as t
 
 from ansible_collections.fileforge.ops.plugins.module_utils._archive.index import FILE, Archive
@@ -283,6 +284,40 @@ def check_places(options: RestoreOptions, chosen: Chosen) -> None:
             raise Refused(
                 "parent_not_writable", f"{existing} cannot be written to", hint="use become, or map the tablespace elsewhere"
             )
+
+
+def younger_tablespaces(options: RestoreOptions, chosen: Chosen) -> tuple[str, ...]:
+    """Directories of the old data directory's tablespaces that the backup does not know.
+
+    Replay makes such a tablespace at the same place again and would write into, or remove, what is there.
+    """
+    folder = os.path.join(options.data_directory, "pg_tblspc")
+    if options.scratch or not os.path.isdir(folder):
+        return ()
+    oids = {str(tablespace.oid) for tablespace in chosen.tablespaces}
+    restored = {tablespace.location for tablespace in chosen.tablespaces}
+    links = [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name not in oids]
+    locations = [os.path.realpath(link) for link in links if os.path.islink(link)]
+    name = re.compile(rf"PG_{read_version(options.data_directory)}_\d+\Z")
+    found = []
+    for location in locations:
+        if location not in restored and os.path.isdir(location):
+            found += [os.path.join(location, entry) for entry in sorted(os.listdir(location)) if name.match(entry)]
+    found = [path for path in found if os.path.isdir(path) and os.listdir(path)]
+    for path in found:
+        _check_movable(path)
+    return tuple(found)
+
+
+def _check_movable(path: str) -> None:
+    if mount_point(path):
+        raise Refused(
+            "data_directory_mount",
+            f"{path} is a mount point, so it cannot be kept aside by renaming",
+            hint="mount the file system at the tablespace's location instead",
+        )
+    if not os.access(os.path.dirname(path), os.W_OK | os.X_OK):
+        raise Refused("parent_not_writable", f"{os.path.dirname(path)} cannot be written to", hint="use become")
 
 
 def content_size(chosen: Chosen) -> int:

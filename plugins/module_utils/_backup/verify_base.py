@@ -195,7 +195,7 @@ class BaseSubject:
             raise error
         if reason == "archive_damaged" or (isinstance(error, IntegrityError) and phase in ("", "fetch")):
             findings.bad("verify.checksum", error.message)
-        elif could_not(error) or phase in ("", "fetch", "sync"):
+        elif could_not(error) or reason == "tablespace_created" or phase in ("", "fetch", "sync"):
             findings.unknown("verify.restore", error.message, hint=error.hint)
         else:
             findings.bad("verify.restore", error.message, hint=error.hint, evidence=error.state.get("log"))

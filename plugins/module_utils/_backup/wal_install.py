@@ -47,8 +47,9 @@ def config_text(
     segment_size: int | None = None,
     batch: int = BATCH,
     prefetch: int = PREFETCH,
+    tablespaces: t.Mapping[str, t.Any] | None = None,
 ) -> bytes:
-    """The configuration file. It holds secrets."""
+    """The configuration file. It holds secrets. ``tablespaces``: rules for those that replay makes."""
     values = {
         "bucket": options.bucket,
         "endpoint": options.endpoint,
@@ -67,6 +68,8 @@ def config_text(
         "batch": batch,
         "prefetch": prefetch,
     }
+    if tablespaces is not None:
+        values["tablespaces"] = dict(tablespaces)
     return f"{json.dumps(values, indent=1, sort_keys=True)}\n".encode()
 
 
@@ -85,9 +88,10 @@ def write_config(
     segment_size: int | None = None,
     batch: int = BATCH,
     prefetch: int = PREFETCH,
+    tablespaces: t.Mapping[str, t.Any] | None = None,
 ) -> bool:
     """Write the configuration, readable for ``owner`` only; whether that changed anything."""
-    text = config_text(options, prefix, spool, segment_size=segment_size, batch=batch, prefetch=prefetch)
+    text = config_text(options, prefix, spool, segment_size=segment_size, batch=batch, prefetch=prefetch, tablespaces=tablespaces)
     return install_file(path, text, 0o600, owner)
 
 

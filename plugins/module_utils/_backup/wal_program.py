@@ -49,7 +49,7 @@ PUSHERS, PREFETCHERS = 4, 3
 PREFETCH_IDLE = 20.0
 CLAIM_WAIT = 30.0
 
-CONFIGURATION, UNAVAILABLE, DENIED, DAMAGED, NO_BUCKET, DISK, DIFFERENT = 126, 150, 151, 152, 153, 154, 155
+CONFIGURATION, UNAVAILABLE, DENIED, DAMAGED, NO_BUCKET, DISK, DIFFERENT, TABLESPACE = 126, 150, 151, 152, 153, 154, 155, 156
 """Exit statuses of fetch and check; push takes 100 off (see above). 128 and 143 mean something else to PostgreSQL."""
 ABSENT = 1
 
@@ -93,6 +93,7 @@ class Config:
         self.prefetch = max(0, int(values.get("prefetch") or 0))
         self.timeout = float(values.get("timeout") or 60)
         self.attempts = max(1, int(values.get("attempts") or 6))
+        self.tablespaces: dict[str, t.Any] | None = values.get("tablespaces")
 
     @property
     def place(self) -> str:
@@ -455,10 +456,7 @@ def fetch(config: Config, name: str, destination: str, absent: int = ABSENT) -> 
     data = download(bucket, name)
     if data is None:
         return absent
-    try:
-        write_file(destination, data)
-    except OSError as error:
-        raise Problem(DISK, f"{destination}: {_reason(error)}") from None
+    deliver(config, name, data, destination)
     if spool is not None:
         start_prefetcher(config, spool, name, len(data))
     return 0
@@ -505,11 +503,122 @@ def fetch_from_spool(config: Config, spool: str, name: str, destination: str) ->
         check_segment(name, data, config)
     except Problem:
         return 0
+    deliver(config, name, data, destination)
+    return len(data)
+
+
+def deliver(config: Config, name: str, data: bytes, destination: str) -> None:
+    """Give PostgreSQL the file."""
+    if config.tablespaces is not None and SEGMENT.match(name):
+        check_tablespaces(config.tablespaces, name, data)
     try:
         write_file(destination, data)
     except OSError as error:
         raise Problem(DISK, f"{destination}: {_reason(error)}") from None
-    return len(data)
+
+
+# Tablespaces that are made during replay: at the place that the WAL names, which is the original server's
+
+_PAGE, _CREATE_LIMIT, _TAIL = 8192, 1200, 2048
+_CREATE = re.compile(rb"\x05\x00\x00(?=.{4}[\xfc-\xff])", re.DOTALL)
+"""In the header of a record of tablespaces: the resource manager's number, padding, a checksum, the head of what follows."""
+
+
+def check_tablespaces(rules: dict[str, t.Any], name: str, data: bytes) -> None:
+    """Raise Problem when replay of a segment would make a tablespace in a directory that is not this recovery's own.
+
+    Rules: ``copy`` (a copy makes none at all, they would be another server's), ``own`` (locations of the restored ones),
+    ``version_directory`` and ``notes`` (a path for what has to be remembered from one call to the next).
+    """
+    stream = stream_of(data)
+    tail = _take_tail(f"{rules['notes']}.tail", name, len(data), stream)
+    for oid, location in created_tablespaces(tail + stream):
+        what = f"{name}: replay would make the tablespace {oid}, younger than the base backup, at {location}"
+        if rules["copy"]:
+            raise Problem(TABLESPACE, f"{what}, which this copy must not touch")
+        if os.path.realpath(location) not in rules["own"]:
+            _claim_location(f"{rules['notes']}.made", location, os.path.join(location, rules["version_directory"]), what)
+
+
+def _claim_location(notes: str, location: str, directory: str, what: str) -> None:
+    """Remember that replay makes this one, when the directory is free; it is not any more when that is replayed again."""
+    try:
+        with open(notes, encoding="utf-8", errors="surrogateescape") as stream:
+            made = json.load(stream)
+    except FileNotFoundError:
+        made = []
+    if location in made:
+        return
+    with contextlib.suppress(FileNotFoundError):
+        if os.listdir(directory):
+            raise Problem(TABLESPACE, f"{what}, but {directory} holds files: move it away")
+    write_file(notes, json.dumps([*made, location]).encode())
+
+
+def _take_tail(path: str, name: str, size: int, stream: bytes) -> bytes:
+    """The end of the segment before, in which a record may begin; this one's is kept for the next."""
+    tail = b""
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        wanted, tail = file.read(16).decode(), file.read()
+        tail = tail if wanted == name[8:] else b""
+    write_file(path, following(name, size, 1)[0][8:].encode() + stream[-_TAIL:], durable=False)
+    return tail
+
+
+def stream_of(data: bytes) -> bytes:
+    """The records of a segment: its pages without their headers, up to the first that is left from another segment."""
+    begin = struct.unpack_from("<Q", data, 8)[0]
+    pieces = []
+    for offset in range(0, len(data), _PAGE):
+        _magic, info, _timeline, address = struct.unpack_from("<HHIQ", data, offset)
+        if address != begin + offset:
+            break
+        pieces.append(data[offset + (40 if info & 2 else 24) : offset + _PAGE])
+    return b"".join(pieces)
+
+
+def created_tablespaces(stream: bytes) -> list[tuple[int, str]]:
+    """Number and location of each tablespace that the records make; those inside the data directory are left out."""
+    found = []
+    for match in _CREATE.finditer(stream):
+        begin = match.start() - 17
+        if begin < 0 or begin % 8 or stream[begin + 16]:
+            continue
+        length = struct.unpack_from("<I", stream, begin)[0]
+        record = stream[begin : begin + length]
+        if 24 < length <= _CREATE_LIMIT and len(record) == length:
+            made = _read_creation(record)
+            if made is not None:
+                found.append(made)
+    return found
+
+
+def _read_creation(record: bytes) -> tuple[int, str] | None:
+    """Number and location in a record; None unless it is one, whole and with the right checksum."""
+    place = 24
+    sizes = {252: 5, 253: 3}  # top-level transaction, origin
+    while place < len(record) and record[place] in sizes:
+        place += sizes[record[place]]
+    if record[place : place + 1] == b"\xff":
+        place += 2
+    else:
+        place += 5
+    oid, path = record[place : place + 4], record[place + 4 :]
+    if not path.startswith(b"/") or path.find(b"\0") != len(path) - 1:
+        return None
+    if crc32c(record[24:] + record[:20]) != struct.unpack_from("<I", record, 20)[0]:
+        return None
+    return struct.unpack("<I", oid)[0], os.fsdecode(path[:-1])
+
+
+def crc32c(data: bytes) -> int:
+    """The checksum of WAL records."""
+    value = 0xFFFFFFFF
+    for byte in data:
+        value ^= byte
+        for _bit in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+    return value ^ 0xFFFFFFFF
 
 
 # prefetch

@@ -473,7 +473,13 @@ def server_failure(log: str) -> OpsError:
     text = re.sub(r"^.*?\b(FATAL|PANIC):\s*", r"\1: ", fatal) or "it left no FATAL line in its log"
     hint = next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, fatal)), "read the server's log")
     detail = f" ({errors[-1]})" if errors else ""
-    return OpsError(f"the server ended during recovery: {text}{detail}", hint=hint, log=lines[-20:])
+    message = f"the server ended during recovery: {text}{detail}"
+    if errors and "younger than the base backup" in errors[-1]:
+        hint = (
+            "take a newer base backup, or choose a target_time before CREATE TABLESPACE; in place: move the files away, run again"
+        )
+        return OpsError(message, hint=hint, log=lines[-20:], reason="tablespace_created")
+    return OpsError(message, hint=hint, log=lines[-20:])
 
 
 def _ordinary(line: str) -> bool:

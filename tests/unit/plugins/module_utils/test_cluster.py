@@ -193,3 +193,10 @@ def test_what_the_log_says(log: str, words: str, hint: str) -> None:
 def test_the_wal_program_is_quoted() -> None:
     log = "fileforge-wal: the bucket denies access\nx FATAL:  could not restore file"
     assert "the bucket denies access" in cluster.server_failure(log).message
+
+
+def test_a_younger_tablespace_has_a_reason_of_its_own() -> None:
+    line = "fileforge-wal: 0A: replay would make the tablespace 7, younger than the base backup, at /x"
+    failure = cluster.server_failure(f"{line}\nx FATAL:  could not restore file")
+    assert failure.state["reason"] == "tablespace_created"
+    assert "CREATE TABLESPACE" in failure.hint

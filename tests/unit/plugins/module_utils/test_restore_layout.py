@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import typing as t
 from pathlib import Path
@@ -131,6 +132,36 @@ def test_tablespaces_are_exchanged_below_their_location(tmp_path: Path) -> None:
     swap(layout)
     assert {path.name for path in location.iterdir()} == {VERSION, f"{VERSION}.before-{layout.digest}", other.name}
     assert place.live == str(location / VERSION)
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_younger_tablespaces_are_kept_aside_before_the_new_directory_is_placed(tmp_path: Path, step: int) -> None:
+    younger = tmp_path / "late" / VERSION
+    younger.mkdir(parents=True)
+    (younger / "marker").write_text("late")
+    made = make_layout(tmp_path, old=True, tablespaces=0)
+    layout = Layout(made.data_directory, made.digest, (), (str(younger),))
+    with contextlib.suppress(Cut):
+        swap(layout, rename=cutting(step, before=True))
+    assert not (swapped(layout) and younger.exists())
+    swap(layout)
+    assert not younger.exists()
+    assert content(f"{younger}.before-{layout.digest}") == "late"
+    assert layout.kept_paths() == [layout.kept, f"{younger}.before-{layout.digest}"]
+    younger.mkdir()
+    swap(layout)  # replay made it
+    assert younger.exists()
+
+
+def test_a_younger_tablespace_that_is_there_again_is_a_conflict(tmp_path: Path) -> None:
+    younger = tmp_path / "late" / VERSION
+    made = make_layout(tmp_path, old=True, tablespaces=0)
+    layout = Layout(made.data_directory, made.digest, (), (str(younger),))
+    for path in (younger, Path(f"{younger}.before-{layout.digest}")):
+        path.mkdir(parents=True)
+    with pytest.raises(Refused) as refused:
+        swap(layout)
+    assert refused.value.state["reason"] == "swap_conflict"
 
 
 def test_nearest_existing(tmp_path: Path) -> None:

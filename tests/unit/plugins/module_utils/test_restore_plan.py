@@ -318,6 +318,27 @@ def test_what_is_fetched_already_needs_no_room(tmp_path: Path) -> None:
     assert before - sum(need.bytes for need in preflight.needs(made, found, layout)) >= 3000
 
 
+def test_tablespaces_that_the_backup_does_not_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, restored, late = tmp_path / "data" / "pg_tblspc", tmp_path / "space", tmp_path / "late"
+    folder.mkdir(parents=True)
+    (tmp_path / "data" / "PG_VERSION").write_text("15\n")
+    made = options(data_directory=str(tmp_path / "data"), tablespace_map={"16384": str(restored)})
+    for place in (restored, late):
+        for name in (VERSION, "PG_14_202107181", "PG_15_1.before-0"):
+            (place / name / "5").mkdir(parents=True)
+    (late / "PG_15_2").mkdir()
+    for oid, target in (("16384", tmp_path / "elsewhere"), ("16400", late), ("16401", tmp_path / "gone"), ("16402", restored)):
+        (folder / oid).symlink_to(target)
+    (folder / "16403").mkdir()
+    assert preflight.younger_tablespaces(made, chosen(made)) == (str(late / VERSION),)
+    assert preflight.younger_tablespaces(dataclasses.replace(made, scratch=True), chosen(made)) == ()
+    assert preflight.younger_tablespaces(options(), chosen()) == ()
+    monkeypatch.setattr(os.path, "ismount", lambda path: True)
+    with pytest.raises(Refused) as refused:
+        preflight.younger_tablespaces(made, chosen(made))
+    assert refused.value.state["reason"] == "data_directory_mount"
+
+
 def test_identity(tmp_path: Path) -> None:
     preflight.check_identity(options(data_directory=str(tmp_path / "none")), chosen())
     preflight.check_identity(options(system_identifier=SYSTEM), chosen())

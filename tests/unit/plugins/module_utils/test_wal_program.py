@@ -228,6 +228,95 @@ def test_segments_are_what_their_names_say(config: Path) -> None:
         settings.segment_size = 0
 
 
+def test_the_checksum_of_records() -> None:
+    assert wal_program.crc32c(b"123456789") == 0xE3069283
+
+
+@pytest.mark.parametrize("left", [0, 8, 16, 24, 56, 4000])
+def test_tablespaces_in_a_segment(left: int) -> None:
+    """Wherever a record lies, also across pages."""
+    made, long = Wal(), "/" + "x" * 300
+    made.filler(8192 - 40 - left if left < 4000 else left)
+    made.tablespace(16400, "/srv/one")
+    made.tablespace(16401, long)
+    made.tablespace(16402, "/srv/wrong", right=False)
+    made.tablespace(16403, "pg_tblspc/in_place")
+    made.fill()
+    stream = wal_program.stream_of(made.segment(1))
+    assert wal_program.created_tablespaces(stream) == [(16400, "/srv/one"), (16401, long)]
+
+
+def test_what_a_recycled_segment_held_is_not_read() -> None:
+    older, newer = Wal(first=1), Wal(first=2)
+    older.filler(20000)
+    older.tablespace(16400, "/srv/one")
+    older.fill()
+    newer.filler(9000)
+    recycled = newer.segment(2)[: 2 * 8192] + older.segment(1)[2 * 8192 :]
+    assert wal_program.created_tablespaces(wal_program.stream_of(older.segment(1))) == [(16400, "/srv/one")]
+    assert wal_program.created_tablespaces(wal_program.stream_of(recycled)) == []
+
+
+class Replayed:
+    """A recovery for which segments are fetched by the rules for tablespaces."""
+
+    def __init__(self, path: Path, bucket: type[Bucket], copy: bool) -> None:
+        self.location, self.own, self.bucket = path / "space", path / "own", bucket
+        self.directory = self.location / "PG_15_202209061"
+        self.directory.mkdir(parents=True)
+        rules = {"copy": copy, "own": [str(self.own)], "version_directory": self.directory.name, "notes": str(path / "notes")}
+        self.config, self.target = str(path / "replay.json"), path / "target"
+        wal_install.write_config(self.config, OPTIONS, "db1/", "", tablespaces=rules)
+
+    def fetch(self, made: Wal, number: int) -> int:
+        self.bucket.files[made.name(number)] = made.segment(number)
+        self.target.unlink(missing_ok=True)
+        status = wal_program.main(["--config", self.config, "fetch", made.name(number), str(self.target)])
+        assert self.target.exists() == (status == 0)
+        return status
+
+
+def created(location: Path, before: int = 1000) -> Wal:
+    made = Wal()
+    made.fill(before)
+    made.tablespace(16400, str(location))
+    made.fill()
+    return made
+
+
+def test_a_copy_makes_no_tablespace(tmp_path: Path, bucket: type[Bucket], capsys: pytest.CaptureFixture[str]) -> None:
+    replayed = Replayed(tmp_path, bucket, copy=True)
+    assert replayed.fetch(created(replayed.location), 1) == wal_program.TABLESPACE > 125
+    said = capsys.readouterr().err
+    assert f"tablespace 16400, younger than the base backup, at {replayed.location}" in said and said.count("\n") == 1
+    other = Wal()
+    other.fill()
+    assert replayed.fetch(other, 1) == 0
+
+
+def test_a_record_that_two_segments_share(tmp_path: Path, bucket: type[Bucket]) -> None:
+    for left in (8, 40):
+        replayed = Replayed(tmp_path / str(left), bucket, copy=True)
+        made = created(replayed.location, left)
+        assert replayed.fetch(made, 1) == 0
+        assert replayed.fetch(made, 2) == wal_program.TABLESPACE
+
+
+def test_replay_makes_no_tablespace_over_files(tmp_path: Path, bucket: type[Bucket]) -> None:
+    replayed = Replayed(tmp_path, bucket, copy=False)
+    precious = replayed.directory / "precious"
+    precious.touch()
+    made = created(replayed.location)
+    assert replayed.fetch(made, 1) == wal_program.TABLESPACE
+    precious.unlink()
+    assert replayed.fetch(made, 1) == 0
+    precious.touch()  # now it is replay's own, which may be started again
+    assert replayed.fetch(made, 1) == 0
+    (replayed.own / replayed.directory.name).mkdir(parents=True)
+    (replayed.own / replayed.directory.name / "restored").touch()
+    assert replayed.fetch(created(replayed.own), 1) == 0
+
+
 def test_secrets_are_hidden(config: Path) -> None:
     text = wal_program.Config(str(config)).hide("a key and\nvery secret")
     assert text == "a *** and ***"

@@ -13,6 +13,7 @@ import struct
 import typing as t
 
 from ansible_collections.fileforge.ops.plugins.module_utils._archive.index import Archive, BackupIndex, Member
+from ansible_collections.fileforge.ops.plugins.module_utils._backup.wal_program import crc32c
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import NotFound
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import ObjectInfo, S3Options
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres import wal
@@ -102,6 +103,17 @@ class Wal:
         written = Written(time, lsn, self.end(len(self.stream)), kind, xid)
         self.transactions.append(written)
         return written
+
+    def tablespace(self, oid: int, location: str, *, xid: int = 701, right: bool = True) -> int:
+        """What CREATE TABLESPACE does, with a checksum that is right or not."""
+        path = struct.pack("<I", oid) + location.encode() + b"\0"
+        data = (bytes([255, len(path)]) if len(path) < 256 else b"\xfe" + struct.pack("<I", len(path))) + path
+        begin, lsn, length = len(self.stream), self.lsn, 24 + len(data)
+        head = struct.pack("<IIQBBH", length, xid, self.previous, 0, 5, 0)
+        self.starts.append((begin, length))
+        self.stream += head + struct.pack("<I", crc32c(data + head) ^ (not right)) + data + bytes(-length % 8)
+        self.previous = lsn
+        return lsn
 
     def filler(self, length: int) -> int:
         """A record of another resource manager."""
