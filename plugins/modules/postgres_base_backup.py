@@ -17,6 +17,7 @@ description:
     that a restore would use, and the next run clears away its unfinished uploads.
   - Verifies the checksum of each page on the way when the cluster has data checksums.
   - Waits until the archive has the WAL that the backup needs.
+  - A tablespace that is made meanwhile is not in the backup, so the run fails and keeps nothing.
   - Must run on the database's host, as the user that PostgreSQL runs as or as root.
 options:
   prefix:

@@ -242,6 +242,7 @@ class _Run:
         with self._progress.phase("start", unit=""):
             fast = self._options.checkpoint == "fast"
             started = base_server.start(self._connection, self._server, self._options.label, fast)
+            self._look_for_tablespaces()
             trees = _trees(self._server, self._tablespaces)
         reader = self._reader(started)
         archives: list[Archive] = []
@@ -251,6 +252,7 @@ class _Run:
             data, manifest, stopped = self._data_directory(names, upload, trees[-1][1], reader, archives, started)
             archives.insert(0, data)
         stopped_at = now()
+        self._look_for_tablespaces()
         self._judge_pages(reader)
         for _space, tree in trees:
             if tree.skipped:
@@ -264,6 +266,17 @@ class _Run:
             self._put(names.manifest, manifest)
             self._put(names.index, index.to_bytes())
         return _summary(index, names.data)
+
+    def _look_for_tablespaces(self) -> None:
+        """Raise OpsError for a tablespace that is not in the backup, which would be lost or made over the live one by a restore."""
+        known = {space.oid for space in self._tablespaces}
+        appeared = [space.location for space in base_server.tablespaces_of(self._connection) if space.oid not in known]
+        if appeared:
+            raise OpsError(
+                f"tablespaces were made while the backup was taken: {', '.join(appeared)}; it was not kept",
+                hint="run it again, and do not let CREATE TABLESPACE run meanwhile",
+                reason="tablespace_appeared",
+            )
 
     def _look_for_wal(self, segment: str) -> None:
         place = f"{self._options.prefix}wal/"

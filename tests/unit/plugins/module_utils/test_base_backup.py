@@ -4,14 +4,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import struct
 
 import pytest
-from ansible_collections.fileforge.ops.plugins.module_utils._backup import base_backup, base_server
+from ansible_collections.fileforge.ops.plugins.module_utils._backup import base_backup, base_files, base_server
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.base_backup import BackupOptions
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.base_server import Server, Started, Stopped, Tablespace
-from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption, Refused, WaitTimeout
+from ansible_collections.fileforge.ops.plugins.module_utils._backup.base_upload import Names
+from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption, OpsError, Refused, WaitTimeout
+from ansible_collections.fileforge.ops.plugins.module_utils._progress import Progress
+
+from tests.unit.plugins.module_utils.memory_store import MemoryStore
 
 SERVER = Server(
     version_num=150020,
@@ -183,6 +188,35 @@ def test_the_plan_is_the_same_whenever_it_is_made(server, tmp_path):
         "p/base/<stamp>_base.index.json.gz",
     ]
     assert not first.destructive
+
+
+@pytest.mark.parametrize("when", ["before the copy", "during the copy"])
+def test_a_tablespace_that_appears_leaves_no_backup(server, monkeypatch, when):
+    """The list of tablespaces is as old as the plan; what a restore would not have is no backup."""
+    store, spaces = MemoryStore(), [Tablespace(16385, "/old")]
+    names = Names("", "2026-11-23-1405")
+
+    def start(connection, server, label, fast):
+        if when == "before the copy":
+            spaces.append(Tablespace(16400, "/appeared"))
+        return Started(0x2000028)
+
+    def copy(run, names, *_unused):
+        run._written.append(names.data)
+        store.put(names.data, b"copied")
+        spaces.append(Tablespace(16400, "/appeared"))
+        return None, b"", Stopped(0x3000028, LABEL, "", "000000010000000000000002", 1)
+
+    monkeypatch.setattr(base_server, "start", start)
+    monkeypatch.setattr(base_server, "tablespaces_of", lambda connection: list(spaces))
+    monkeypatch.setattr(base_backup, "reserved", lambda *_unused: contextlib.nullcontext((names, None)))
+    monkeypatch.setattr(base_backup, "_trees", lambda *_unused: [(None, base_files.Tree("/"))])
+    monkeypatch.setattr(base_backup._Run, "_data_directory", copy)
+    run = base_backup._Run(store, BackupOptions(), None, server, list(spaces), Progress())
+    with pytest.raises(OpsError, match="made while the backup was taken: /appeared; it was not kept") as caught:
+        run.take()
+    assert caught.value.state["reason"] == "tablespace_appeared"
+    assert store.objects == {}
 
 
 def test_the_version_directory_of_a_tablespace():
