@@ -41,6 +41,8 @@ import zlib
 
 SEGMENT = re.compile(r"[0-9A-F]{24}\Z")
 KNOWN = re.compile(r"(?:[0-9A-F]{8}\.history|[0-9A-F]{24}(?:\.[0-9A-F]{8}\.backup|\.partial)?)\Z")
+LIST = re.compile(rb"\s*(?:\xef\xbb\xbf)?(?:\s*<(?:\?.*?\?|!--.*?--)>)*\s*<(?:[\w.-]+:)?ListBucketResult[\s/>]", re.DOTALL)
+"""How the answer to a request for a list begins."""
 LARGEST_SEGMENT = 1 << 30
 SMALL = 1 << 20
 CHUNK = 1 << 20
@@ -165,11 +167,27 @@ class Bucket:
                 verify=config.ca_bundle,
                 config=botocore.config.Config(**settings),
             )
-        self.client.meta.events.register("before-call.s3.PutObject", self._only_if_absent)
+        events = self.client.meta.events
+        events.register("before-call.s3.PutObject", self._only_if_absent)
+        events.register("needs-retry.s3", self._ask_again)
+        events.register("response-received.s3.ListObjectsV2", self._require_list)
 
     def _only_if_absent(self, params: dict[str, t.Any], **_unused: t.Any) -> None:
         if self._conditional:
             params["headers"]["If-None-Match"] = "*"
+
+    def _ask_again(self, response: tuple[t.Any, t.Any] | None, attempts: int, **_unused: t.Any) -> float | None:
+        """Seconds until a request is repeated for a status after which botocore, depending on its version, does not."""
+        if response is None or response[0].status_code not in (408, 429) or attempts >= self.config.attempts:
+            return None
+        return random.uniform(0, min(5.0, 0.2 * 2**attempts))  # noqa: S311 - jitter, not a secret
+
+    def _require_list(self, response_dict: dict[str, t.Any] | None, **_unused: t.Any) -> None:
+        """botocore takes whatever a proxy answers for an empty list, which would be the end of the WAL."""
+        if response_dict is not None and response_dict["status_code"] == 200 and not LIST.match(response_dict["body"]):
+            raise Problem(
+                UNAVAILABLE, f"bucket {self.config.bucket}: the answer is no list of objects: is there a proxy in between?"
+            )
 
     @contextlib.contextmanager
     def _calling(self, what: str) -> t.Iterator[None]:

@@ -13,9 +13,11 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import datetime
+import functools
 import hashlib
 import os
 import random
+import re
 import threading
 import time
 import typing as t
@@ -40,6 +42,10 @@ LARGEST_COPY = 5 * 1024 * MIB
 CHUNK = MIB
 DELETE_BATCH = 1000
 CONNECT_TIMEOUT = 10
+LISTS = {"ListObjectsV2": "ListBucketResult", "ListMultipartUploads": "ListMultipartUploadsResult"}
+"""Operations that list, and the root element of their answers."""
+LATER = (408, 429)
+"""Statuses after which a request is repeated although botocore, depending on its version, does not."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +139,9 @@ class Store:
         self._call = threading.local()
         self.client = self._connect(pool)
         self.client.meta.events.register("before-call.s3", self._add_headers)
+        self.client.meta.events.register("needs-retry.s3", self._ask_again)
+        for operation, root in LISTS.items():
+            self.client.meta.events.register(f"response-received.s3.{operation}", functools.partial(self._require_list, root))
 
     def _connect(self, pool: int) -> t.Any:
         boto3 = require_library("boto3", "boto3", minimum=(1, 26))
@@ -506,6 +515,22 @@ class Store:
         finally:
             self._call.headers = {}
 
+    def _ask_again(self, response: tuple[t.Any, t.Any] | None, attempts: int, **_unused: t.Any) -> float | None:
+        """Seconds until botocore repeats a request; None leaves it to botocore."""
+        if response is None or response[0].status_code not in LATER or attempts >= self.options.attempts:
+            return None
+        self._sleep(random.uniform(0, min(20.0, 2.0**attempts)))  # noqa: S311 - jitter, not a secret
+        return 0
+
+    def _require_list(self, root: str, response_dict: dict[str, t.Any] | None, **_unused: t.Any) -> None:
+        """Raise Unavailable for an answer that only looks like an empty list: botocore takes any XML, and none at all, for one."""
+        if response_dict is None or response_dict["status_code"] != 200 or is_answer(response_dict["body"], root):
+            return
+        raise Unavailable(
+            f"cannot list {Place(self.options.where, self.bucket)}: the answer is no list of objects",
+            hint="check s3_endpoint, and look for a proxy or a sign-in page between this host and the service",
+        )
+
     def _add_headers(self, params: dict[str, t.Any], **_unused: t.Any) -> None:
         params["headers"].update(getattr(self._call, "headers", {}))
 
@@ -647,6 +672,12 @@ def _described(key: str, size: int, answer: dict[str, t.Any]) -> ObjectInfo:
         answer.get("VersionId"),
         answer.get("SSECustomerAlgorithm") or answer.get("ServerSideEncryption"),
     )
+
+
+def is_answer(body: bytes, root: str) -> bool:
+    """Whether the first element of a body has this name."""
+    pattern = rb"\s*(?:\xef\xbb\xbf)?(?:\s*<(?:\?.*?\?|!--.*?--)>)*\s*<(?:[\w.-]+:)?" + root.encode() + rb"[\s/>]"
+    return re.match(pattern, body, re.DOTALL) is not None
 
 
 def _plain(etag: str) -> str:

@@ -192,7 +192,7 @@ def _missing(answer: _Answer, action: str, place: Place) -> OpsError | None:
 
 
 def _busy(answer: _Answer, action: str, place: Place) -> OpsError | None:
-    if answer.code not in _BUSY and answer.status < 500 and answer.status != 429:
+    if answer.code not in _BUSY and answer.status < 500 and answer.status not in (408, 429):
         return None
     return Unavailable(
         f"cannot {action} {place}: the service answered {answer.status} {answer.code}, after retries",

@@ -9,6 +9,7 @@ import socket
 import threading
 import typing as t
 
+import botocore.retries.standard
 import pytest
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import (
     AccessDenied,
@@ -130,6 +131,68 @@ def test_busy_service_is_asked_again(code: str, status: int) -> None:
     with serving(script) as server:
         assert store(server).get("key") == DATA
         assert len(server.requests) == 3
+
+
+@pytest.fixture
+def old_botocore(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not know these statuses."""
+    checker = getattr(botocore.retries.standard, "ThrottlingStatusCodeChecker", None)
+    if checker is not None:
+        monkeypatch.setattr(checker, "_THROTTLING_STATUS_CODES", [])
+
+
+@pytest.mark.parametrize("status", [408, 429])
+@pytest.mark.parametrize("body", [b"", b"<html>slow down</html>"])
+@pytest.mark.usefixtures("old_botocore")
+def test_a_proxy_that_asks_for_patience_is_asked_again(status: int, body: bytes) -> None:
+    def script(request: Request) -> Answer:
+        return Answer(status, body) if len(server.requests) < 3 else whole(request)
+
+    with serving(script) as server:
+        assert store(server).get("key") == DATA
+        assert len(server.requests) == 3
+    with serving(lambda request: Answer(status, body)) as server, pytest.raises(Unavailable, match=str(status)):
+        store(server, attempts=3).put("key", b"data")
+    assert [request.method for request in server.requests].count("PUT") == 3
+
+
+NO_LISTS = [
+    b"",
+    b"<html><body>Please sign in</body></html>",
+    b"<?xml version='1.0'?><html xmlns='http://www.w3.org/1999/xhtml'><body>Maintenance</body></html>",
+    b"<Error><Code>InternalError</Code></Error>",
+    b"<ListAllMyBucketsResult/>",
+    b"<ListBucketResultOfAnother/>",
+    b"not even XML",
+]
+
+
+@pytest.mark.parametrize("body", NO_LISTS)
+def test_an_answer_that_is_no_list_is_not_an_empty_one(body: bytes) -> None:
+    calls: list[t.Callable[[Store], object]] = [
+        lambda s: list(s.list("base/")),
+        lambda s: list(s.list_names("base/")),
+        lambda s: s.running_uploads("base/"),
+        lambda s: s.check_bucket(),
+    ]
+    with serving(lambda request: Answer(200, body)) as server:
+        asked = store(server, attempts=1)
+        for call in calls:
+            with pytest.raises(OpsError, match="bucket"):
+                call(asked)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<ListBucketResult/>",
+        b'\xef\xbb\xbf<?xml version="1.0"?>\n<!-- x -->\n<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"/>',
+        b"<s3:ListBucketResult xmlns:s3='http://s3.amazonaws.com/doc/2006-03-01/'></s3:ListBucketResult>",
+    ],
+)
+def test_a_list_may_be_empty(body: bytes) -> None:
+    with serving(lambda request: Answer(200, body)) as server:
+        assert list(store(server).list("base/")) == []
 
 
 @pytest.mark.parametrize("code, status", [("SlowDown", 503), ("InternalError", 500)])

@@ -15,6 +15,7 @@ import threading
 import typing as t
 from pathlib import Path
 
+import botocore.retries.standard
 import pytest
 from ansible_collections.fileforge.ops.plugins.module_utils._backup import wal_install, wal_program
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption
@@ -23,6 +24,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._postgres import wal
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.lab.faulty_http import Answer, FaultyServer
 from tests.unit.plugins.module_utils.wal_builder import SMALL, Wal
 
 OPTIONS = S3Options("bucket", "http://127.0.0.1:9", access_key="key", secret_key="very secret", attempts=1, timeout=1)
@@ -182,6 +184,30 @@ def test_the_restore_command_in_a_shell(config: Path, segment: Path, tmp_path: P
         assert status(interpreter, path, segment.name) > 125
     wal_install.install_program(str(program), sys.executable)
     assert status(sys.executable, program, "no name of a WAL file") == 126
+
+
+@pytest.mark.parametrize(
+    ("answers", "status"),
+    [
+        ([Answer(200, b"<ListBucketResult/>")], 1),
+        ([Answer(200, b"<html>Please sign in</html>")], 150),
+        ([Answer(200, b"")], 150),
+        ([Answer(429), Answer(408, b"<html/>"), Answer(200, b"<ListBucketResult/>")], 1),
+        ([Answer(429), Answer(429), Answer(429), Answer(200, b"<ListBucketResult/>")], 150),
+    ],
+)
+def test_only_a_list_can_be_empty(answers: list[Answer], status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a proxy answers for the bucket is not the end of the WAL."""
+    checker = getattr(botocore.retries.standard, "ThrottlingStatusCodeChecker", None)  # older ones do not know these statuses
+    if checker is not None:
+        monkeypatch.setattr(checker, "_THROTTLING_STATUS_CODES", [])
+    monkeypatch.setattr(wal_program.random, "uniform", lambda least, most: 0)
+    left = iter(answers)
+    with FaultyServer(lambda request: next(left)) as server:
+        options = S3Options("bucket", server.endpoint, access_key="key", secret_key="very secret", attempts=3, timeout=5)
+        wal_install.write_config(str(tmp_path / "wal.json"), options, "", "")
+        fetch = ["--config", str(tmp_path / "wal.json"), "fetch", "00000002.history", str(tmp_path / "x")]
+        assert wal_program.main(fetch) == status
 
 
 def test_a_defect_is_no_end_of_wal(config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
