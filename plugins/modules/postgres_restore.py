@@ -92,8 +92,8 @@ options:
     type: int
   scratch:
     description:
-      - Whether this is a copy for tests and drills. Its server listens on its Unix socket only, archives nothing, and lets only
-        root and its own user in.
+      - Whether this is a copy for tests and drills. Its server listens on its Unix socket only, archives nothing, runs no
+        subscriptions and no jobs of pg_cron, and lets only root and its own user in.
     type: bool
     default: false
   stop_running:

@@ -157,6 +157,8 @@ def test_scratch_copy(shared: Shared, target: Path, run_module: t.Any) -> None:
     assert copy.marks() == [1]
     assert copy.query("SHOW archive_mode") == ["off"]
     assert copy.query("SHOW listen_addresses") == []
+    assert copy.query("SHOW max_logical_replication_workers") == ["0"]
+    assert copy.query("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'logical replication launcher'") == ["0"]
     assert copy.query("SHOW recovery_target_timeline") != []
     assert (target.parent / "copy.tablespaces").is_dir()
     assert snapshot(shared.source.cluster.root) == before

@@ -109,6 +109,10 @@ def scratch_settings(layout: Layout, options: ServerOptions, major: int) -> dict
         "synchronous_standby_names": "",
         "primary_conninfo": "",
         "restore_command": "",
+        # A copy of an enabled subscription would connect to the publisher and consume what the live server's slot is for.
+        "max_logical_replication_workers": "0",
+        # Jobs of pg_cron, which the copy preloads like the original; a setting of nothing where it does not.
+        "cron.launch_active_jobs": "off",
     }
     if major >= 15:
         settings["archive_library"] = ""
