@@ -20,7 +20,7 @@ description:
   - Segments are judged by timeline and number and are deleted only when they are older than O(wal_days) as well. Neither an
     abandoned timeline nor an upgraded cluster makes backups of another lose what they need.
   - A backup that its last verification (M(fileforge.ops.postgres_backup_verify)) found bad does not count as one that can be
-    restored.
+    restored. One that was only slower than its C(rto) does.
   - While no base backup can be restored, neither base backups nor WAL are deleted. While a history file or an index cannot be read,
     no WAL is deleted; a warning says which.
   - The index of a base backup and the manifest of a dump are deleted first, WAL last. A run that was interrupted leaves nothing

@@ -98,7 +98,9 @@ dumps:
   elements: dict
   returned: success
 last_verified:
-  description: The newest verification that found everything good, with C(kind), C(backup), C(finished) and C(host). Empty for none.
+  description:
+    - The newest verification that found its backup good, however long it took, with C(kind), C(backup), C(finished) and C(host).
+      Empty for none.
   type: dict
   returned: success
 restorable:

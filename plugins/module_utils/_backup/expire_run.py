@@ -95,7 +95,7 @@ class Expiry:
         """Kind and name of backups whose last verification found them bad: they do not count as what must stay."""
         last: dict[tuple[str, str], str] = {}
         for record in verifications.newest_first(self._store, self._prefix):
-            last.setdefault((record.kind, record.backup), record.status)
+            last.setdefault((record.kind, record.backup), record.verdict)
         return {subject for subject, status in last.items() if status == CRITICAL}
 
     # -- facts --------------------------------------------------------------------------------------------------------

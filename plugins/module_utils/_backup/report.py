@@ -210,18 +210,21 @@ class Report:
         records = []
         for record in verifications.newest_first(self._catalog.store, self._catalog.prefix):
             records.append(record)
-            if record.ok:
+            if record.verdict == OK:
                 break
         return records
 
     @property
     def last_verified(self) -> dict[str, t.Any] | None:
-        """The newest verification that found everything good."""
+        """The newest verification that found its backup good, however long it took."""
         good = verifications.last(self._records, good=True)
         return None if good is None else good.as_dict()
 
     def _verified(self) -> Check:
-        """When a backup was last proved to be good. A bad verdict on what is still the newest of its kind is critical."""
+        """When a backup was last proved to be good. A bad verdict on what is still the newest of its kind is critical.
+
+        A good one that took longer than it may is a warning about time.
+        """
         name, limit = "backup.verified", self._limits.max_verified_age
         if not self._records:
             return Check(name, WARNING, "no backup was ever verified", None, "s", limit, None, VERIFY_HINT)
@@ -230,13 +233,18 @@ class Report:
         since = "no backup was ever found good" if good is None or age is None else f"{good.backup} was {duration_text(age)} ago"
         value = None if age is None else round(age, 1)
         evidence = {"newest": newest.as_dict(), "good": None if good is None else good.as_dict()}
-        if not newest.ok:
-            bad = [check["summary"] for check in newest.checks if check["status"] == CRITICAL]
-            summary = f"the verification of {newest.kind} {newest.backup} at {newest.finished} ended {newest.status}"
+        if newest.verdict != OK:
+            bad = [check["summary"] for check in newest.checks if check["status"] == CRITICAL and check["id"] != verifications.TIME]
+            summary = f"the verification of {newest.kind} {newest.backup} at {newest.finished} ended {newest.verdict}"
             summary += f": {bad[0]}" if bad else ""
-            status = CRITICAL if newest.status == CRITICAL and self._newest_of(newest.kind) == newest.backup else WARNING
+            status = CRITICAL if newest.verdict == CRITICAL and self._newest_of(newest.kind) == newest.backup else WARNING
             return Check(name, status, f"{summary}; {since}", value, "s", limit, None, VERIFY_HINT, evidence)
         summary = f"the last good verification, of {newest.kind} {since}"
+        slow = [check for check in newest.checks if check["id"] == verifications.TIME and check["status"] != OK]
+        if slow:
+            summary += f"; the backup is good, but was {slow[0]['summary']}"
+            hint = slow[0].get("hint") or VERIFY_HINT
+            return Check(name, WARNING, summary, value, "s", limit, None, hint, evidence)
         return Check(name, grade(age, limit, None), summary, value, "s", limit, None, VERIFY_HINT, evidence)
 
     def _newest_of(self, kind: str) -> str:

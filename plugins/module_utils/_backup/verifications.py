@@ -12,7 +12,7 @@ import datetime
 import json
 import typing as t
 
-from ansible_collections.fileforge.ops.plugins.module_utils._checks import OK, STATUSES
+from ansible_collections.fileforge.ops.plugins.module_utils._checks import OK, STATUSES, worst
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import IntegrityError, InvalidOption
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import Store
 from ansible_collections.fileforge.ops.plugins.module_utils._time import parse_time
@@ -21,6 +21,8 @@ PLACE = "verification/"
 DUMP, BASE = "dump", "base"
 KINDS = (DUMP, BASE)
 FORMAT_VERSION = 1
+TIME = "verify.time"
+"""The check that says nothing about the backup: how long it took to restore it."""
 LOOK_BACK = 200
 """Newest records that are read in search of one."""
 
@@ -42,8 +44,14 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether everything was looked at and found good."""
+        """Whether everything was looked at and found good, and took no longer than it may."""
         return self.status == OK
+
+    @property
+    def verdict(self) -> str:
+        """The status of the backup itself: slow is not bad."""
+        others = [check["status"] for check in self.checks if check["id"] != TIME]
+        return worst(others) if others else self.status
 
     @property
     def finished_at(self) -> datetime.datetime:
@@ -71,7 +79,7 @@ class Verification:
             value["checks"], value["timings"] = tuple(value["checks"]), tuple(value["timings"])
             record = cls(**value)
             parse_time(record.finished, "finished")
-            if record.kind not in KINDS or record.status not in STATUSES:
+            if record.kind not in KINDS or record.status not in STATUSES or record.verdict not in STATUSES:
                 raise ValueError(f"kind {record.kind!r}, status {record.status!r}")
         except (ValueError, TypeError, KeyError, AttributeError, InvalidOption) as error:
             raise IntegrityError(f"not the record of a verification: {error}") from error
@@ -101,8 +109,8 @@ def newest_first(store: Store, prefix: str = "", limit: int = LOOK_BACK) -> t.It
 
 
 def last(records: t.Iterable[Verification], *, kind: str | None = None, good: bool = False) -> Verification | None:
-    """The first of the records (newest first) of that kind; with ``good``, the first that found everything good."""
+    """The first of the records (newest first) of that kind; with ``good``, the first that found its backup good."""
     for record in records:
-        if kind in (None, record.kind) and (record.ok or not good):
+        if kind in (None, record.kind) and (record.verdict == OK or not good):
             return record
     return None

@@ -8,7 +8,7 @@ import dataclasses
 import typing as t
 
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.scratch_server import Place, ScratchServer
-from ansible_collections.fileforge.ops.plugins.module_utils._backup.verifications import DUMP, KINDS
+from ansible_collections.fileforge.ops.plugins.module_utils._backup.verifications import DUMP, KINDS, TIME
 from ansible_collections.fileforge.ops.plugins.module_utils._checks import CRITICAL, OK, UNKNOWN, Check, grade, worst
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption, NotFound, OpsError, WaitTimeout
 from ansible_collections.fileforge.ops.plugins.module_utils._module import require_library
@@ -193,7 +193,7 @@ def time_taken(progress: Progress, rto: int, findings: Findings) -> None:
     summary = f"fetched and restored in {duration_text(seconds)}" + (f" of {duration_text(rto)} that it may take" if rto else "")
     status = grade(seconds, None, limit)
     hint = "" if status == OK else "make base backups more often, or raise jobs, network and disks"
-    findings.checks.append(Check("verify.time", status, summary, seconds, "s", None, limit, hint))
+    findings.checks.append(Check(TIME, status, summary, seconds, "s", None, limit, hint))
 
 
 def could_not(error: OpsError) -> bool:

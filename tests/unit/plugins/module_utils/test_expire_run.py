@@ -250,9 +250,9 @@ def test_dumps_that_stopped_do_not_expire_to_nothing() -> None:
     assert [dump.name for dump in list_dumps(t.cast("t.Any", bucket))] == ["2026-01-04-0400", "2026-01-05-0400"]
 
 
-def verified(bucket: Bucket, kind: str, name: str, status: str, age: float) -> None:
+def verified(bucket: Bucket, kind: str, name: str, status: str, age: float, *checks: dict[str, t.Any]) -> None:
     time = (NOW - age * DAY).isoformat()
-    record = Verification(kind, name, "", status, time, time, "host", (), (), {})
+    record = Verification(kind, name, "", status, time, time, "host", checks, (), {})
     bucket.store(record.key_below(""), age, record.to_bytes())
 
 
@@ -270,6 +270,16 @@ def test_what_its_last_verification_found_bad_is_not_what_stays() -> None:
     assert kept == {"2026-11-07-0300", "2026-11-12-0300", "2026-10-02-0400"}
     assert reasons["2026-11-12-0300"] == "made after 2026-11-07-0300, which stays"
     assert reasons["2026-11-07-0300"] == "one of the 1 newest good backups"
+
+
+def test_what_was_only_slow_to_restore_is_what_stays() -> None:
+    bucket = history()
+    checks = ({"id": "verify.checksum", "status": "ok"}, {"id": "verify.time", "status": "critical"})
+    for kind, name in (("base", "2026-11-12-0300"), ("dump", "2026-11-20-0400")):
+        verified(bucket, kind, name, "critical", 1, *checks)
+    later = NOW + 300 * DAY
+    found = run_expiry(t.cast("t.Any", bucket), "", ExpireOptions(keep_least=1, dump_least=1), later, check_mode=True)
+    assert {item["name"] for item in [*found["backups"], *found["dumps"]] if item["kept"]} == {"2026-11-12-0300", "2026-11-20-0400"}
 
 
 def test_an_index_that_cannot_be_read_stops_wal_expiry_and_says_so() -> None:

@@ -53,9 +53,14 @@ def test_a_record_is_read_as_it_was_written() -> None:
 
 
 NO_TIME = dataclasses.replace(record(1), finished="yesterday").to_bytes()
+NO_CHECK = dataclasses.replace(record(1), checks=({"id": "verify.checksum"},)).to_bytes()
+NO_STATUS = dataclasses.replace(record(1), checks=({"id": "verify.checksum", "status": "fine"},)).to_bytes()
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b"[]", record(1).to_bytes().replace(b'"ok"', b'"fine"'), b"\xff", NO_TIME])
+STRANGE = [b"", b"{}", b"[]", record(1).to_bytes().replace(b'"ok"', b'"fine"'), b"\xff", NO_TIME, NO_CHECK, NO_STATUS]
+
+
+@pytest.mark.parametrize("data", STRANGE)
 def test_what_is_no_record(data: bytes) -> None:
     with pytest.raises(IntegrityError, match="not the record of a verification"):
         Verification.from_bytes(data)
@@ -99,6 +104,28 @@ def test_a_bad_verdict_on_an_older_backup_is_a_warning_until_the_new_one_is_veri
     assert check is not None and check.status == "warning" and "no backup was ever found good" in check.summary
     after = verified(bad, record(60), dumps=("bad", "good"))
     assert after is not None and after.status == "ok"
+
+
+def slow(age: float, verdict: str = "ok", backup: str = "good") -> Verification:
+    late = {"id": "verify.time", "status": "critical", "summary": "restored in 5 h of 4 h that it may take", "hint": "raise jobs"}
+    item = record(age, verdict, backup=backup)
+    return dataclasses.replace(item, status="critical", checks=(late, *item.checks))
+
+
+def test_slow_is_not_bad() -> None:
+    check = verified(slow(DAY))
+    assert check is not None and (check.status, check.hint) == ("warning", "raise jobs")
+    assert check.summary.endswith("24 h 00 min ago; the backup is good, but was restored in 5 h of 4 h that it may take")
+    assert check.evidence["good"]["finished"] == slow(DAY).finished
+    faster = verified(slow(DAY), record(60))
+    assert faster is not None and faster.status == "ok"
+
+
+@pytest.mark.parametrize(("verdict", "status"), [("critical", "critical"), ("unknown", "warning")])
+def test_slow_and_bad_is_bad_and_says_why(verdict: str, status: str) -> None:
+    check = verified(slow(DAY, verdict))
+    assert check is not None and check.status == status
+    assert f"ended {verdict}" in check.summary and "may take" not in check.summary
 
 
 def test_could_not_look_is_no_good_verdict() -> None:
