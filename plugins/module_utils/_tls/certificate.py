@@ -61,6 +61,15 @@ class Certificate:
         """Whether it is for this host name or address."""
         return any(matches(pattern, name) for pattern in self.names)
 
+    def lacks(self, wanted: t.Iterable[str]) -> list[str]:
+        """Those of the names that it does not have, word for word but for case: an authority writes them as it likes."""
+        own = {name.casefold() for name in self.names}
+        return [name for name in wanted if name.casefold() not in own]
+
+    def has_exactly(self, wanted: t.Iterable[str]) -> bool:
+        """Whether these are its names, in any order and case."""
+        return {name.casefold() for name in self.names} == {name.casefold() for name in wanted}
+
     def as_dict(self) -> dict[str, t.Any]:
         """For a module's result."""
         return {

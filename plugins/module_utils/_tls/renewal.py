@@ -118,7 +118,7 @@ class Renewal:
         reasons = []
         if certificate.days_left < self.request.renew_before_days:
             reasons.append(f"{certificate.days_left:.1f} days left, fewer than {self.request.renew_before_days:g}")
-        missing = [name for name in self.request.order.domains if name not in certificate.names]
+        missing = certificate.lacks(self.request.order.domains)
         if missing:
             reasons.append(f"it is not for {', '.join(missing)}")
         if self.request.use_ari and not reasons:
@@ -275,7 +275,7 @@ class Renewal:
         if self.action == DEPLOY:
             return self.lineage.current() or self.lineage.versions()[-1]
         order = self.request.order
-        same = self.previous is not None and (not order.domains or set(order.domains) == set(self.previous.names))
+        same = self.previous is not None and (not order.domains or self.previous.has_exactly(order.domains))
         certbot.request(order, known=self.previous is not None, same_names=same)
         return self._obtained()
 
@@ -287,7 +287,7 @@ class Renewal:
         new = self.lineage.check(number)
         if self.previous is not None and new.fingerprint == self.previous.fingerprint:
             raise certbot.RequestFailed("certbot ended well but the certificate is the old one", reason="not_renewed")
-        missing = [name for name in self.request.order.domains if name not in new.names]
+        missing = new.lacks(self.request.order.domains)
         if missing or not new.valid_now:
             problem = (
                 f"is not for {', '.join(missing)}" if missing else f"is valid from {iso(new.not_before)} to {iso(new.not_after)}"

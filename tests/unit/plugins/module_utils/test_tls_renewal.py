@@ -135,6 +135,17 @@ def test_due_by_names(world: World) -> None:
     assert "certbot certonly" in world.commands
 
 
+@pytest.mark.parametrize("asked", [("b.example", "a.example"), ("A.Example", "b.example"), ("B.EXAMPLE", "a.Example")])
+def test_other_case_and_order_are_the_same_names(world: World, asked: tuple[str, ...]) -> None:
+    world.add(["a.example", "b.example"], 80)
+    assert world.renewal(asked).apply()["outcome"] == "unchanged"
+    world.add(["a.example", "b.example"], 3)
+    world.brings = {"names": ["b.example", "a.example"], "days": 90}
+    assert world.renewal(asked).apply()["outcome"] == "renewed"
+    assert [command for command in world.commands if command.startswith("certbot")] == ["certbot renew"]
+    assert world.renewal(asked).apply()["outcome"] == "unchanged"
+
+
 def test_more_names_than_asked_are_no_reason(world: World) -> None:
     world.add(["a.example", "www.a.example"], 80)
     assert world.renewal().apply()["outcome"] == "unchanged"
