@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import itertools
 import os
 import shutil
 import stat
@@ -19,7 +20,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._host import globs
 from ansible_collections.fileforge.ops.plugins.module_utils._host.log_access import preflight
 from ansible_collections.fileforge.ops.plugins.module_utils._host.logrotate_stanza import StanzaOptions, render
 from ansible_collections.fileforge.ops.plugins.module_utils._host.postrotate import SEARCH
-from ansible_collections.fileforge.ops.plugins.module_utils._host.stanzas import Configuration, conflicts
+from ansible_collections.fileforge.ops.plugins.module_utils._host.stanzas import Configuration, conflicts, shared_files
 
 TIMEOUT = 60.0
 
@@ -131,7 +132,7 @@ def install(options: StanzaOptions, target: Target, *, check_mode: bool) -> Outc
     options.check()
     target.check()
     program()
-    notes = preflight(options)
+    notes = preflight(options) + require_each_once(options.paths)
     text = render(options)
     possible: list[dict[str, t.Any]] = []
     if target.main_config:
@@ -148,6 +149,28 @@ def install(options: StanzaOptions, target: Target, *, check_mode: bool) -> Outc
             outcome.backup_file = target.keep_old()
         _files.write_whole(target.dest, text.encode("utf-8", "surrogateescape"), mode=target.mode, owner=(0, 0))
     return outcome
+
+
+def require_each_once(paths: t.Sequence[str]) -> list[str]:
+    """Refuse two paths of the stanza that are for the same file, now or when it is there; returns what is only possible.
+
+    logrotate calls that a duplicate entry and leaves the whole stanza out.
+    """
+    notes = []
+    for one, other in itertools.combinations(paths, 2):
+        shared = shared_files(one, other)
+        if not shared and not globs.overlap(one, other):
+            continue
+        if not shared and globs.is_pattern(one) and globs.is_pattern(other):
+            notes.append(f"{one} and {other} could match the same file, which logrotate would refuse as a duplicate entry")
+            continue
+        raise InvalidOption(
+            "paths",
+            other,
+            f"also matched by {one}{f' ({shared[0]})' if shared else ''}, and logrotate leaves out a stanza with duplicate entries",
+            hint="remove one of the two, or use patterns that have no file in common",
+        )
+    return notes
 
 
 def _require_no_conflict(options: StanzaOptions, target: Target, configuration: Configuration) -> list[dict[str, t.Any]]:

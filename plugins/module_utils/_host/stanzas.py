@@ -221,13 +221,13 @@ def conflicts(patterns: t.Sequence[str], configuration: Configuration, own_file:
             continue
         for ours in patterns:
             for theirs in stanza.patterns:
-                shared = _shared_files(ours, theirs)
+                shared = shared_files(ours, theirs)
                 if shared or globs.overlap(ours, theirs):
                     found.append(Conflict(stanza, ours, theirs, tuple(shared)))
     return sorted(found, key=lambda item: not item.certain)
 
 
-def _shared_files(one: str, other: str) -> list[str]:
+def shared_files(one: str, other: str) -> list[str]:
     """Existing files that both match, also by way of symbolic links in the directories."""
     real = {os.path.realpath(path) for path in globs.expand(other)}
     return [path for path in globs.expand(one) if os.path.realpath(path) in real]

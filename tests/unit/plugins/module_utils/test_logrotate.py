@@ -103,6 +103,39 @@ def test_a_file_that_two_paths_lead_to_is_a_conflict(etc: Path) -> None:
     assert found.certain and found.files == (f"{etc}/log/app.log",)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("{log}/*.log", "{log}/app.log"),
+        ("{log}/none.log", "{log}/*.log"),
+        ("{log}/none.log", "{log}//none.log"),
+        ("{log}/a*.log", "{log}/*p.log"),
+        ("{log}/*.log", "{log}/../link/app.log"),
+    ],
+)
+def test_two_paths_for_the_same_file(etc: Path, one: str, other: str) -> None:
+    log = etc / "log"
+    log.mkdir()
+    (log / "app.log").touch()
+    (etc / "link").symlink_to(log)
+    one, other = one.format(log=log), other.format(log=log)
+    with pytest.raises(InvalidOption) as refused:
+        logrotate.require_each_once(["/var/log/x", one, other])
+    assert one in refused.value.message and other in refused.value.message
+    (log / "app.log").rename(log / "other.txt")
+    assert len(logrotate.require_each_once([f"{log}/a*.log", f"{log}/*p.log"])) == 1
+    assert logrotate.require_each_once([f"{log}/*.log", f"{log}/*.txt", f"{log}/deep/*.log"]) == []
+
+
+def test_paths_of_the_same_file_are_refused_before_logrotate_is_asked(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logrotate, "program", lambda: "logrotate")
+    monkeypatch.setattr(logrotate, "judge", lambda _text: pytest.fail("logrotate was asked"))
+    target = logrotate.Target(str(etc / "logrotate.d" / "app"), str(etc / "logrotate.conf"))
+    with pytest.raises(InvalidOption, match="also matched by"):
+        logrotate.install(options(paths=["/none/*.log", "/none/a.log"]), target, check_mode=False)
+    assert not os.listdir(etc / "logrotate.d")
+
+
 # What is written
 
 
