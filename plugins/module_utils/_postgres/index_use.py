@@ -35,6 +35,7 @@ SELECT i.oid::bigint AS oid, c.oid::bigint AS table_oid, n.nspname AS schema, i.
   (SELECT array_agg(k::bigint ORDER BY o) FROM unnest(x.indcollation::oid[]) WITH ORDINALITY AS u(k, o)) AS collations,
   (SELECT array_agg(k::int ORDER BY o) FROM unnest(x.indoption::int[]) WITH ORDINALITY AS u(k, o)) AS orders,
   coalesce(pg_get_expr(x.indexprs, x.indrelid), '') AS expressions, coalesce(pg_get_expr(x.indpred, x.indrelid), '') AS predicate,
+  x.indimmediate AS is_immediate, coalesce((to_jsonb(x) ->> 'indnullsnotdistinct')::boolean, false) AS nulls_equal,
   pg_get_indexdef(i.oid) AS definition
 FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_class c ON c.oid = x.indrelid
   JOIN pg_namespace n ON n.oid = i.relnamespace JOIN pg_am a ON a.oid = i.relam
@@ -208,12 +209,19 @@ def _shape(row: Row) -> tuple[t.Any, ...]:
     )  # fmt: skip
 
 
+def _enforces(other: Row, row: Row) -> bool:
+    """Whether ``other`` keeps the table as unique as ``row`` does: in the same moment, and of nulls as well."""
+    return not row["is_unique"] or (
+        other["is_unique"] and all(other[name] == row[name] for name in ("is_immediate", "nulls_equal"))
+    )
+
+
 def _replaces(other: Row, row: Row) -> bool:
     """Whether ``other`` can do all that ``row`` does, and is not itself the one to drop."""
     if row["is_constraint"] or row["is_primary"] or row["is_marked"] or other["method"] != row["method"]:
         return False
     if _shape(other) == _shape(row):
-        return (other["is_unique"] or not row["is_unique"]) and _worth(other) < _worth(row)
+        return _enforces(other, row) and _worth(other) < _worth(row)
     if row["is_unique"] or row["method"] != "btree" or 0 in row["columns"] or row["predicate"] != other["predicate"]:
         return False
     keys = row["keys"]

@@ -18,7 +18,8 @@ def index(oid: int, *columns: int, **changes: t.Any) -> dict[str, t.Any]:
         "oid": oid, "root": oid, "root_name": f"i{oid}", "table_oid": 1, "schema": "public", "name": f"i{oid}", "table": "files",
         "method": "btree", "size_bytes": 10, "is_unique": False, "is_primary": False, "is_valid": True, "is_marked": False,
         "is_constraint": False, "keys": keys, "columns": list(columns), "classes": [1] * keys, "collations": [0] * keys,
-        "orders": [0] * keys, "expressions": "", "predicate": "", "definition": "CREATE INDEX", **changes,
+        "orders": [0] * keys, "expressions": "", "predicate": "", "definition": "CREATE INDEX",
+        "is_immediate": True, "nulls_equal": False, **changes,
     }  # fmt: skip
 
 
@@ -43,6 +44,14 @@ def test_what_is_needed_is_kept() -> None:
     assert covered(index(1, 3, is_unique=True), index(2, 3, 4)) == {}
     assert covered(index(1, 3, is_marked=True), index(2, 3)) == {"i2": "i1"}
     assert covered(index(1, 3, is_primary=True, is_constraint=True), index(2, 3, is_unique=True, is_constraint=True)) == {}
+
+
+@pytest.mark.parametrize("other", [{"nulls_equal": True}, {"is_immediate": False, "is_constraint": True}])
+def test_what_is_unique_otherwise_is_no_duplicate(other: dict[str, t.Any]) -> None:
+    assert covered(index(1, 3, is_unique=True), index(2, 3, is_unique=True)) == {"i2": "i1"}
+    assert covered(index(1, 3, is_unique=True), index(2, 3, is_unique=True, **other)) == {}
+    assert covered(index(1, 3, is_unique=True, **other), index(2, 3, is_unique=True)) == {}
+    assert covered(index(1, 3), index(2, 3, is_unique=True, **other)) == {"i1": "i2"}, "it finds the same rows"
 
 
 @pytest.mark.parametrize(
