@@ -249,7 +249,8 @@ class Chooser:
         standing = original is not None and original.is_valid and original.table_oid == index.table_oid
         adopted = target is not None and target.digest == index.digest and target.table_oid == index.table_oid
         worker = self._inventory.worker_on(index)
-        if leftover.kind == NEW and index.is_valid and adopted:
+        served = standing and original is not None and original.digest == index.digest
+        if leftover.kind == NEW and index.is_valid and adopted and not served:
             return  # the replacement goes on with it
         if worker is not None:
             self._choice.leave(index, "in_progress", f"process {worker} works on the table")
@@ -334,7 +335,7 @@ class Chooser:
         if worker is not None:
             return "in_progress", f"process {worker} works on the table and may be building it"
         twin = self._inventory.twin(index)
-        if twin is not None:
+        if twin is not None and self._inventory.leftover(twin) is None:
             return "duplicate", f"invalid, and {twin.shown} is the same: drop it, or name it with force"
         if looks_like_leftover(index.name):
             words = "named as if REINDEX CONCURRENTLY had left it, but its original is not there: drop it, or name it with force"

@@ -404,9 +404,10 @@ def _removable(inventory: Inventory, index: Index, target: Target | None) -> boo
     if not index.is_valid:
         return True
     original = inventory.find(index.schema, leftover.of)
-    if leftover.kind == NEW and target is not None and target.digest == index.digest:
+    if original is None or not original.is_valid or original.table_oid != index.table_oid:
         return False
-    return original is not None and original.is_valid and original.table_oid == index.table_oid
+    adopted = leftover.kind == NEW and target is not None and target.digest == index.digest
+    return not adopted or original.digest == index.digest
 
 
 def open_session(postgres: PostgresOptions, options: RebuildOptions) -> psycopg.Connection[t.Any]:

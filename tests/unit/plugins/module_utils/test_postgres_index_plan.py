@@ -30,6 +30,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_plan
     plan_of,
     require_version,
 )
+from ansible_collections.fileforge.ops.plugins.module_utils._postgres.index_rebuild import _removable
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -172,6 +173,17 @@ def test_new_index_of_our_replacement() -> None:
     ]
     assert done(choose(old, new)) == [("drop", new.name, "leftover")], "nobody wants it any more"
     assert left(choose(new)) == {new.name: "only_index"}
+
+
+def test_a_replacement_that_nobody_needs_any_more_is_dropped() -> None:
+    made, new = index("i", definition=B), index(own_name("i", NEW, definition_digest(B, False)), definition=B)
+    w = wanted_definition()
+    assert done(choose(made, new, indexes=(w,), targets=[target(w)])) == [("drop", new.name, "leftover")]
+    invalid = choose(dataclasses.replace(made, is_valid=False), new, indexes=(w,), targets=[target(w)])
+    assert done(invalid) == [("rebuild", "i", "invalid")], "it is what answers queries until then"
+    assert _removable(Inventory([made, new]), new, target(w))
+    assert not _removable(Inventory([index("i"), new]), new, target(w)), "it is to take the place of the old one"
+    assert not _removable(Inventory([new]), new, target(w))
 
 
 @given(NAMES, NAMES, st.sampled_from([NEW, OLD]))
