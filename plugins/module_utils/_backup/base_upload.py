@@ -61,12 +61,16 @@ class PartStream:
         if self._size >= part_size(self._number, self._expected):
             self._send()
 
-    def complete(self) -> ObjectInfo:
-        """Send the rest and make the object appear."""
+    def flush(self) -> None:
+        """Send the rest and wait until all parts are there; after it nothing more can be written."""
         if self._size or self._number == 1:
             self._send()
         while self._running:
             self._running.popleft().result()
+
+    def complete(self) -> ObjectInfo:
+        """Make the object appear, whole."""
+        self.flush()
         return self._upload.complete()
 
     def _send(self) -> None:

@@ -412,6 +412,7 @@ class _Run:
             with PartStream(upload, expected) as stream:
                 with self._progress.phase("dump", expected):
                     content = self._stream(stream, snapshot, keys)
+                    stream.flush()
                 with self._progress.phase("commit", None, ""):
                     manifest = manifest_of(content)
                     self._put_manifest(keys, manifest)
