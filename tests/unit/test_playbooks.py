@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(sys.executable).parent
@@ -150,6 +153,47 @@ def test_the_production_inventory_gives_every_role_what_it_needs(role: Path, tmp
     kinds = {"str": str, "path": str, "int": int, "float": (int, float), "bool": bool, "dict": dict, "list": list}
     for name, value in json.loads((tmp_path / "values.json").read_text()).items():
         assert isinstance(value, kinds[specs[name]["type"]]), (name, value)
+
+
+ASKS = {
+    "app_restart": ["id", "namespace", "workloads"],
+    "backup_policy": ["s3"],
+    "backup_verify": ["directory", "s3"],
+    "capacity_planning": ["prometheus", "resources"],
+    "certificates": ["list"],
+    "config_backup": ["repository", "s3"],
+    "config_restore": ["checkout", "commit", "repository"],
+    "files_backup": ["path", "s3"],
+    "files_restore": ["path", "s3"],
+    "log_rotation": ["stanzas"],
+    "monitoring": ["rules_directory", "thresholds"],
+    "penetration_test": ["targets"],
+    "postgres_backup": ["s3"],
+    "postgres_restore": ["data_directory", "s3", "target_time"],
+    "routine_tasks": ["command", "inventory", "list", "project", "user"],
+}
+"""What each role cannot know without an inventory; the others need nothing."""
+LOOKING = ("log_review", "ssl_check", "security_patch_review")
+"""Entry points of routine_tasks that schedule nothing."""
+
+
+def lacking(role: Path, entry: str) -> list[str]:
+    """What the entry point says when nothing but the role's own defaults is there, as Ansible validates it."""
+    loader = DataLoader()
+    options = loader.load_from_file(str(role / "meta/argument_specs.yml"))["argument_specs"][entry]["options"]
+    defaults = loader.load_from_file(str(role / "defaults/main.yml"), trusted_as_template=True)
+    variables = {name: value for name, value in defaults.items() if "lookup(" not in str(value)}
+    values = {name: variables[name] for name in options if name in variables}
+    given = Templar(loader, {"ansible_play_hosts_all": ["db1"], **variables}).template(values)
+    return list(ArgumentSpecValidator(options).validate(given, validate_role_argument_spec=True).error_messages)
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda path: path.name)
+def test_without_the_inventory_a_role_asks_for_what_it_cannot_know(role: Path) -> None:
+    for entry in yaml.safe_load((role / "meta/argument_specs.yml").read_text())["argument_specs"]:
+        asks = [] if entry in LOOKING else ASKS.get(role.name, [])
+        expected = [f"missing required arguments: {', '.join(f'{role.name}_{name}' for name in asks)}"] if asks else []
+        assert lacking(role, entry) == expected, entry
 
 
 def test_no_secret_is_written_into_an_inventory() -> None:
