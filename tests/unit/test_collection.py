@@ -102,7 +102,16 @@ def test_wrapper_imports_its_addressable_twin(playbook: Path) -> None:
     twin = playbook.stem.replace("-", "_")
     assert (playbook.parent / f"{twin}.yml").exists()
     plays = yaml.safe_load(playbook.read_text())
-    assert [play["ansible.builtin.import_playbook"] for play in plays] == [f"fileforge.ops.{twin}"]
+    assert [play["import_playbook"] for play in plays] == [f"fileforge.ops.{twin}"]
+
+
+# How AWX knows a playbook: by any of its lines, and up to version 21 without the full name of import_playbook.
+AWX_PLAYBOOK = re.compile(r"^\s*?-?\s*?(?:hosts|include|import_playbook):\s*?.*?$")
+
+
+@pytest.mark.parametrize("playbook", **by_name(PLAYBOOKS))
+def test_awx_lists_every_playbook(playbook: Path) -> None:
+    assert any(AWX_PLAYBOOK.match(line) for line in playbook.read_text().splitlines())
 
 
 def test_both_inventories_define_the_same_variables() -> None:

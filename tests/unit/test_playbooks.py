@@ -51,7 +51,7 @@ def test_syntax(inventory: str) -> None:
 @pytest.mark.parametrize("name", ["db-restore", "dr-restore", "dr-drill"])
 def test_runbook_names(name: str) -> None:
     [play] = yaml.safe_load((ROOT / f"playbooks/{name}.yml").read_text())
-    assert play["ansible.builtin.import_playbook"] == f"fileforge.ops.{name.replace('-', '_')}"
+    assert play["import_playbook"] == f"fileforge.ops.{name.replace('-', '_')}"
 
 
 def test_playbooks_are_found_by_their_full_names() -> None:
