@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -132,3 +135,26 @@ def test_every_variable_of_the_production_inventory_is_explained() -> None:
         for number, line in enumerate(lines):
             if re.match(r"fileforge_\w+:", line):
                 assert number and lines[number - 1].startswith("#"), f"{path.name}:{number + 1}: {line}"
+
+
+def test_the_artifact_holds_what_users_need_and_nothing_else(tmp_path: Path) -> None:
+    program = Path(sys.executable).parent / "ansible-galaxy"
+    done = subprocess.run(
+        [program, "collection", "build", ROOT, "--output-path", tmp_path], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    [artifact] = tmp_path.glob("*.tar.gz")
+    with tarfile.open(artifact) as archive:
+        files = {member.name for member in archive.getmembers() if member.isfile()}
+    assert {name.partition("/")[0] for name in files} == {
+        *("CONTRIBUTING.md", "FILES.json", "LICENSE", "MANIFEST.json", "README.md"),
+        *("changelogs", "docs", "inventories", "meta", "playbooks", "plugins", "requirements", "roles"),
+    }
+    assert {name.split("/")[1] for name in files if name.startswith("inventories/")} == {"production"}
+    needed = [
+        path
+        for place in ("docs", "inventories/production", "meta", "playbooks", "plugins", "roles")
+        for path in (ROOT / place).rglob("*")
+    ]
+    names = {str(path.relative_to(ROOT)) for path in needed if path.is_file() and path.suffix != ".pyc"}
+    assert names <= files, "what users need"
