@@ -137,6 +137,46 @@ def test_every_variable_of_the_production_inventory_is_explained() -> None:
                 assert number and lines[number - 1].startswith("#"), f"{path.name}:{number + 1}: {line}"
 
 
+DISTRIBUTIONS = {"botocore": "boto3", "prometheus_client": "prometheus-client", "yaml": "PyYAML"}
+"""Names of packages that are not those of what is imported from them."""
+
+
+def imported(node: ast.AST) -> list[tuple[str, tuple[int, ...]]]:
+    """What a statement imports, or a call imports when it is needed, with the oldest version that will do."""
+    if isinstance(node, ast.Import):
+        return [(alias.name, ()) for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [(str(node.module), ())]
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in ("require_library", "importlib.import_module"):
+        minimum = next((ast.literal_eval(item.value) for item in node.keywords if item.arg == "minimum"), ())
+        return [(node.args[0].value, minimum)] if isinstance(node.args[0], ast.Constant) else []
+    return []
+
+
+def libraries() -> dict[str, tuple[int, ...]]:
+    """Every library that the plugins use, by the name of its package."""
+    found: dict[str, tuple[int, ...]] = {}
+    for path in (ROOT / "plugins").rglob("*.py"):
+        for name, minimum in [item for node in ast.walk(ast.parse(path.read_text())) for item in imported(node)]:
+            top = name.partition(".")[0]
+            if top not in sys.stdlib_module_names and top not in ("ansible", "ansible_collections"):
+                package = DISTRIBUTIONS.get(top, top)
+                found[package] = max(minimum, found.get(package, ()))
+    return found
+
+
+def test_an_execution_environment_has_every_library() -> None:
+    place = yaml.safe_load((ROOT / "meta/execution-environment.yml").read_text())["dependencies"]
+    named = {}
+    for line in (ROOT / place["python"]).read_text().splitlines():
+        name, _sign, version = line.partition(">=")
+        named[name.partition("[")[0]] = tuple(int(part) for part in version.split(".") if part)
+    assert named == libraries()
+    system = (ROOT / place["system"]).read_text()
+    for program in ("git", "openssh-client", "openssh-clients"):
+        assert re.search(rf"^{program} \[platform:", system, re.MULTILINE)
+
+
 def test_the_artifact_holds_what_users_need_and_nothing_else(tmp_path: Path) -> None:
     program = Path(sys.executable).parent / "ansible-galaxy"
     done = subprocess.run(
