@@ -372,8 +372,7 @@ def test_kubectl_get_describe_top_and_delete(server: KubeServer, namespace: str)
         done = server.kubectl("top", "pods", *ns).splitlines()
         return done[1].split() if len(done) > 1 else []
 
-    wait_until(usage, 10, "metrics", every=0.5)
-    assert int(usage()[2].removesuffix("Mi")) > 5
+    wait_until(lambda: (found := usage()) and int(found[2].removesuffix("Mi")) > 5, 10, "metrics", every=0.5)
     assert "lab" in server.kubectl("top", "nodes")
     events = server.kubectl("get", "events", "--field-selector", "reason=ScalingReplicaSet", *ns)
     assert "deployment/web" in events

@@ -15,7 +15,8 @@ import threading
 import typing as t
 
 LAST = (".index.json.gz", ".tree.jsonl.gz")
-INTERVAL = 1.0
+INTERVAL = 2.0
+"""Seconds between two looks; each lists a whole bucket."""
 
 
 def order(key: str) -> tuple[bool, str]:

@@ -86,7 +86,9 @@ class Kubelet:
                 if task.done():
                     task.result()
                     del self._workers[uid]
-            self.meter.sample({key: pids for worker, _unused in self._workers.values() for key, pids in worker.processes().items()})
+            if self.meter.due():
+                workers = [worker for worker, _unused in self._workers.values()]
+                self.meter.sample({key: pid for worker in workers for key, pid in worker.processes().items()})
             await asyncio.sleep(TICK)
 
     def _free_address(self, pod: Object) -> str:

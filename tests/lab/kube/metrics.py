@@ -15,7 +15,8 @@ from .store import Store
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
-INTERVAL = 0.5
+INTERVAL = 1.0
+"""Seconds between two samples: a container over its limit is killed, and ``kubectl top`` is true, that much later at most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,54 +39,51 @@ class Meter:
     def usage(self, uid: str, container: str) -> Usage | None:
         return self._usage.get((uid, container))
 
+    def due(self) -> bool:
+        """Whether the last sample is old enough, so that the processes need not be named for nothing."""
+        return time.monotonic() - self._sampled >= INTERVAL
+
     def sample(self, main: dict[tuple[str, str], int]) -> None:
-        """Measure the trees under the given processes, at most twice a second."""
+        """Measure the trees under the given processes, and nothing else of the machine: it is shared by many labs."""
         now = time.monotonic()
         passed = now - self._sampled
-        if passed < INTERVAL:
-            return
-        table = _processes() if main else {}
-        children: dict[int, list[int]] = {}
-        for pid, (parent, _unused) in table.items():
-            children.setdefault(parent, []).append(pid)
         found = {}
         for key, pid in main.items():
-            memory = private = 0
-            seconds = 0.0
-            queue = [pid]
-            while queue:
-                current = queue.pop()
-                queue += children.get(current, [])
-                resident, own = _memory(current)
-                memory += resident
-                private += own
-                seconds += table[current][1] if current in table else 0.0
+            members = [_measure(member) for member in _tree(pid)]
+            memory, private, seconds = (sum(column) for column in zip(*members))
             before = self._usage.get(key)
             cpu = max(0.0, seconds - before.cpu_seconds) / passed if before is not None else 0.0
-            found[key] = Usage(memory, private, cpu, seconds)
+            found[key] = Usage(int(memory), int(private), cpu, seconds)
         self._usage, self._sampled = found, now
 
 
-def _processes() -> dict[int, tuple[int, float]]:
-    """Parent and cpu seconds of every process."""
-    found = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                fields = Path(f"/proc/{entry}/stat").read_text(errors="replace").rpartition(")")[2].split()
-            except OSError:
-                continue
-            found[int(entry)] = (int(fields[1]), (int(fields[11]) + int(fields[12])) / _TICKS)
+def _read(pid: int, name: str) -> str:
+    """A file of a process; empty when the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _tree(pid: int) -> list[int]:
+    """The process and its descendants, by what the kernel keeps of each thread's children."""
+    found = [pid]
+    for member in found:
+        try:
+            threads = os.listdir(f"/proc/{member}/task")
+        except OSError:
+            continue
+        found += [int(child) for thread in threads for child in _read(member, f"task/{thread}/children").split()]
     return found
 
 
-def _memory(pid: int) -> tuple[int, int]:
-    try:
-        fields = Path(f"/proc/{pid}/statm").read_text().split()
-    except OSError:
-        return 0, 0
-    resident, shared = int(fields[1]) * _PAGE, int(fields[2]) * _PAGE
-    return resident, max(0, resident - shared)
+def _measure(pid: int) -> tuple[int, int, float]:
+    """Memory, memory of its own, and cpu seconds of one process."""
+    pages, times = _read(pid, "statm").split(), _read(pid, "stat").rpartition(")")[2].split()
+    if not pages or not times:
+        return 0, 0, 0.0
+    resident, shared = int(pages[1]) * _PAGE, int(pages[2]) * _PAGE
+    return resident, max(0, resident - shared), (int(times[11]) + int(times[12])) / _TICKS
 
 
 def _amounts(cpu: float, memory: int) -> Object:
