@@ -18,7 +18,7 @@ STATUSES = (OK, WARNING, UNKNOWN, CRITICAL)
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One answer. ``id`` is stable (``backup.rpo``); ``hint`` names the runbook step or playbook to run next.
+    """One answer. ``id`` is stable (``backup.rpo``); ``hint`` names the runbook step or playbook to run next, unless it is ok.
 
     Several checks may have one id: ``subject`` then says of what each is (a mount, a queue, a certificate's endpoint).
     """

@@ -144,6 +144,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._errors import Inval
 from ansible_collections.fileforge.ops.plugins.module_utils._module import conclude
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres import bloat, index_use, sizes
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.connection import PostgresOptions, connect
+from ansible_collections.fileforge.ops.plugins.module_utils._postgres.health_look import INCIDENT
 from ansible_collections.fileforge.ops.plugins.module_utils._wait import Deadline
 
 if t.TYPE_CHECKING:
@@ -186,7 +187,7 @@ class Look:
             known = {check.id for check in self.checks}
             for check_id in ids.split():
                 if check_id not in known:
-                    self.checks.append(Check(check_id, UNKNOWN, f"could not look: {error.message}", hint=error.hint))
+                    self.checks.append(Check(check_id, UNKNOWN, f"could not look: {error.message}", hint=error.hint or INCIDENT))
 
     def sizes(self, check_mode: bool) -> None:
         """Tables, the database and its growth."""

@@ -21,6 +21,9 @@ from ansible_collections.fileforge.ops.plugins.module_utils._time import duratio
 BACKUP_HINT = "make one: playbooks/backup.yml"
 VERIFY_HINT = "verify one: playbooks/backup-verify.yml"
 ARCHIVE_HINT = "look at pg_stat_archiver and the server's log, and prove archiving: postgres_wal_archive"
+GAP_HINT = "no time within a gap can be restored to: find out why archiving stopped then, before it does again"
+TARGET_HINT = "choose another target_time: postgres_backup_info lists what can be restored from when to when"
+BUCKET_HINT = "check the bucket, the credentials and s3_endpoint_url, then look again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +129,8 @@ class Report:
         backup, facts = self._newest
         stopped = backup.facts().stopped or backup.stamp
         if stopped is None:
-            return Check("backup.age", UNKNOWN, f"nothing tells when base backup {backup.name} was made", unit="s", critical=limit)
+            summary = f"nothing tells when base backup {backup.name} was made"
+            return Check("backup.age", UNKNOWN, summary, unit="s", critical=limit, hint=BACKUP_HINT)
         age = max(0.0, (self._now - stopped).total_seconds())
         return Check(
             "backup.age",
@@ -170,13 +174,14 @@ class Report:
         try:
             whole = chain.backup_stop(self._newest[0].facts()) is not None if self._newest else False
         except IntegrityError as error:
-            return Check(name, CRITICAL, error.message, hint=error.hint, evidence=gaps)
+            return Check(name, CRITICAL, error.message, hint=error.hint or BACKUP_HINT, evidence=gaps)
         if chain.beyond or chain.limit is not None or not whole:
             summary = f"after base backup {backup}, WAL segment {chain.missing} is missing"
             return Check(name, CRITICAL, summary, chain.missing, hint=f"{ARCHIVE_HINT}; then {BACKUP_HINT}", evidence=gaps)
         summary = f"{len(chain.segments)} segments follow each other from base backup {backup} to {chain.segments[-1].name}"
         if gaps:
-            return Check(name, WARNING, f"{summary}; there are {len(gaps)} older gaps", len(gaps), "gaps", evidence=gaps)
+            summary += f"; there are {len(gaps)} older gaps"
+            return Check(name, WARNING, summary, len(gaps), "gaps", hint=GAP_HINT, evidence=gaps)
         return Check(name, OK, summary, 0, "gaps")
 
     def _rpo(self) -> Check:
@@ -185,7 +190,8 @@ class Report:
         if age is None or self._chain is None:
             why = self._problem or "there is no transaction in the archived WAL"
             status = CRITICAL if self._newest is None else UNKNOWN
-            return Check("backup.rpo", status, f"nothing tells what could be restored: {why}", unit="s", critical=limit)
+            hint = BACKUP_HINT if self._newest is None else ARCHIVE_HINT
+            return Check("backup.rpo", status, f"nothing tells what could be restored: {why}", unit="s", critical=limit, hint=hint)
         last = self._chain.segments[-1]
         idle = last.last_modified is not None and (self._now - last.last_modified).total_seconds() >= limit
         summary = f"the last transaction that could be restored is {duration_text(age)} old"
@@ -260,9 +266,9 @@ class Report:
         try:
             plan = plan_recovery(self._catalog, target)
         except (Refused, IntegrityError) as error:
-            return Check(name, CRITICAL, error.message, iso(target), hint=error.hint, evidence=error.state)
+            return Check(name, CRITICAL, error.message, iso(target), hint=error.hint or TARGET_HINT, evidence=error.state)
         except OpsError as error:
-            return Check(name, UNKNOWN, error.message, iso(target), hint=error.hint)
+            return Check(name, UNKNOWN, error.message, iso(target), hint=error.hint or BUCKET_HINT)
         return Check(
             name,
             OK,
@@ -281,4 +287,5 @@ def unknown_checks(error: OpsError, limits: Limits) -> list[Check]:
         names.append("backup.verified")
     if limits.target_time is not None:
         names.append("backup.target_reachable")
-    return [Check(name, UNKNOWN, f"could not look: {error.message}", hint=error.hint) for name in names]
+    hint = error.hint or BUCKET_HINT
+    return [Check(name, UNKNOWN, f"could not look: {error.message}", hint=hint) for name in names]

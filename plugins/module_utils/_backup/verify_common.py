@@ -23,6 +23,7 @@ if t.TYPE_CHECKING:
 
 LATEST = "latest"
 ANOTHER = "use an older backup until a good one is made (playbooks/backup.yml), and find out what damaged this one"
+AGAIN = "see what ended it in the other checks, put it right, then verify again: playbooks/backup-verify.yml"
 SHOWN = 10
 PREPARING = ("checksum", "fetch", "create", "restore", "sync", "swap", "replay")
 """Phases that a real recovery would have to go through, too."""
@@ -94,13 +95,14 @@ class Findings:
 
     def unknown(self, name: str, summary: str, **more: t.Any) -> None:
         """It could not be looked at."""
-        self.checks.append(Check(name, UNKNOWN, summary, **more))
+        self.checks.append(Check(name, UNKNOWN, summary, hint=more.pop("hint", "") or AGAIN, **more))
 
     def complete(self) -> list[Check]:
         """All checks, also those that were not reached."""
         found = {check.id for check in self.checks}
         missing = [name for name in self._expected if name not in found]
-        return [*self.checks, *(Check(name, UNKNOWN, "not looked at: the verification ended before") for name in missing)]
+        ended = "not looked at: the verification ended before"
+        return [*self.checks, *(Check(name, UNKNOWN, ended, hint=AGAIN) for name in missing)]
 
 
 class Subject(t.Protocol):

@@ -172,7 +172,7 @@ def judge_unacknowledged(facts: Facts, task_seconds: float, visibility_timeout: 
     hint = f"{BACKLOG}: the dead worker's messages come back after the visibility timeout, and only while another worker lives"
     if found is None:
         problem = facts.problems["unacknowledged"]
-        return Check(name, UNKNOWN, problem.message, hint=problem.hint, **limits)
+        return Check(name, UNKNOWN, problem.message, hint=problem.hint or BACKLOG, **limits)
     due = [message for message in found.oldest if not message.eta]
     age = max(0.0, found.at - due[0].delivered) if due else None
     if found.count == 0:
@@ -213,7 +213,7 @@ def judge_workers(facts: Facts, expected: t.Sequence[str], minimum: int) -> Chec
     hint = f"{BACKLOG}: check the worker pods (kubectl get pods -l app=fileforge-worker) and their logs"
     if not living and (roll.problems or not (roll.asked or roll.listened)):
         problem = roll.problems[0] if roll.problems else OpsError("the workers were not asked")
-        return Check(name, UNKNOWN, problem.message, hint=problem.hint, evidence=evidence)
+        return Check(name, UNKNOWN, problem.message, hint=problem.hint or hint, evidence=evidence)
     if not living:
         connected = facts.consumers.fresh if facts.consumers is not None else 0
         summary = "no worker replied or sent a heartbeat" + (f", though {connected} clients wait for messages" if connected else "")
@@ -235,9 +235,8 @@ def judge_server(facts: Facts, warning: float, critical: float) -> list[Check]:
     server = facts.server
     if not server:
         problem = facts.problems["server"]
-        return [
-            Check(f"redis.{name}", UNKNOWN, problem.message, hint=problem.hint) for name in ("memory", "eviction", "persistence")
-        ]
+        hint = problem.hint or "look at INFO by hand (redis-cli)"
+        return [Check(f"redis.{name}", UNKNOWN, problem.message, hint=hint) for name in ("memory", "eviction", "persistence")]
     return [_memory(server, warning, critical), _eviction(server), _persistence(server)]
 
 

@@ -227,7 +227,7 @@ def _judge_all(report: Report, options: QueueOptions, facts: Facts) -> None:
         problem = facts.problems["queues"]
         kinds = ("depth", "age", "consumption")
         report.checks += [
-            Check(f"queue.{slug(queue)}.{kind}", UNKNOWN, problem.message, hint=problem.hint)
+            Check(f"queue.{slug(queue)}.{kind}", UNKNOWN, problem.message, hint=problem.hint or BACKLOG)
             for queue in options.queues
             for kind in kinds
         ]

@@ -225,7 +225,8 @@ def journal_check(section: dict[str, t.Any]) -> Check:
     if section["ok"] and section["lines"]:
         return Check("dr.journal", OK, f"the chain of {section['lines']} lines holds", value=float(section["lines"]))
     if section["ok"]:
-        return Check("dr.journal", UNKNOWN, "the journal is empty")
+        hint = "look whether the callback fileforge.ops.journal is enabled"
+        return Check("dr.journal", UNKNOWN, "the journal is empty", hint=hint)
     summary = f"line {section['broken_line']} of the journal {section['problem']}"
     return Check("dr.journal", CRITICAL, summary, hint="the journal was altered or damaged: do not rely on it")
 

@@ -110,7 +110,8 @@ def look(options: DiskOptions, *, record: bool, clock: t.Callable[[], float] = t
         try:
             _follow(volumes, growth.History(options.history_file, options.history_days), clock(), record)
         except Refused as error:
-            checks.append(Check("disk.history", _checks.UNKNOWN, error.message, hint=error.hint))
+            hint = error.hint or "let the user of the run read and write it"
+            checks.append(Check("disk.history", _checks.UNKNOWN, error.message, hint=hint))
     for volume in volumes:
         checks += checks_of(volume, options)
     if not volumes:
@@ -170,7 +171,8 @@ def _usage_check(volume: Volume, options: DiskOptions) -> Check:
     usage, path = volume.usage, volume.usage.path
     fraction = usage.used_fraction
     if fraction is None:
-        return Check("disk.usage", _checks.UNKNOWN, f"{path}: its file system has no size", unit="fraction", subject=path)
+        text, hint = f"{path}: its file system has no size", "leave it out (exclude): nothing is stored there"
+        return Check("disk.usage", _checks.UNKNOWN, text, unit="fraction", hint=hint, subject=path)
     warning, critical = options.usage_warning, options.usage_critical
     status = grade(fraction, warning, critical)
     text = f"{path}: {fraction:.1%} of {human_bytes(usage.used_bytes + usage.available_bytes)} used"

@@ -201,7 +201,8 @@ def review(options: UpdateOptions, found: Found, now: float, *, record: bool) ->
         _held_check(found),
     ]
     if "history" in found.problems:
-        result.checks.append(Check("updates.history", _checks.UNKNOWN, found.problems["history"]))
+        hint = "give a history_file that can be written"
+        result.checks.append(Check("updates.history", _checks.UNKNOWN, found.problems["history"], hint=hint))
     return result
 
 
@@ -257,10 +258,11 @@ def _age_check(options: UpdateOptions, result: Review, now: float) -> Check:
     identity = "updates.security_age"
     limits: t.Dict[str, t.Any] = {"unit": "days", "warning": options.age_warning_days, "critical": options.age_critical_days}
     if "security" in result.found.problems:
-        return Check(identity, _checks.UNKNOWN, "not known, because the security updates are not", **limits)
+        summary = "not known, because the security updates are not"
+        return Check(identity, _checks.UNKNOWN, summary, hint="see updates.security", **limits)
     trust, why = lists_trust(options, result.found, now)
     if trust == _checks.UNKNOWN and not result.ages:
-        return Check(identity, _checks.UNKNOWN, why, **limits)
+        return Check(identity, _checks.UNKNOWN, why, hint="see updates.lists", **limits)
     if not result.found.fixes:
         return Check(identity, _checks.OK, "no security update is pending", value=0, **limits)
     if not result.ages:
@@ -276,7 +278,9 @@ def _age_check(options: UpdateOptions, result: Review, now: float) -> Check:
 
 def _reboot_check(found: Found) -> Check:
     if "reboot" in found.problems or found.reboot is None:
-        return Check("updates.reboot", _checks.UNKNOWN, found.problems.get("reboot", "whether a reboot is needed is not known"))
+        hint = "compare by hand: uname -r and the newest kernel that is installed"
+        summary = found.problems.get("reboot", "whether a reboot is needed is not known")
+        return Check("updates.reboot", _checks.UNKNOWN, summary, hint=hint)
     if found.reboot:
         hint = "reboot in the next maintenance window, one host after the other"
         return Check("updates.reboot", _checks.WARNING, f"a reboot is needed: {found.reboot_reason}", "yes", hint=hint)
@@ -285,7 +289,8 @@ def _reboot_check(found: Found) -> Check:
 
 def _held_check(found: Found) -> Check:
     if "held" in found.problems:
-        return Check("updates.held", _checks.UNKNOWN, found.problems["held"])
+        hint = "look by hand: apt-mark showhold, dnf versionlock"
+        return Check("updates.held", _checks.UNKNOWN, found.problems["held"], hint=hint)
     blocked = sorted({fix.package for fix in found.fixes if fix.held})
     if blocked:
         summary = f"a hold keeps security fixes away: {', '.join(blocked)}"

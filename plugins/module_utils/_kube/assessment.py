@@ -145,7 +145,7 @@ class Assessment:
             return Check(self._id("api"), CRITICAL, down.message, hint=hint)
         refused = problems.get(PODS)
         if isinstance(refused, AccessDenied) and refused.state.get("status") == 401:
-            return Check(self._id("api"), UNKNOWN, refused.message, hint=refused.hint)
+            return Check(self._id("api"), UNKNOWN, refused.message, hint=refused.hint or _hint(refused))
         if not problems:
             return Check(self._id("api"), OK, "the API server answers")
         evidence = {kind: problem.message for kind, problem in problems.items()}

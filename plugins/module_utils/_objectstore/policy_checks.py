@@ -23,6 +23,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.policy_
 from ansible_collections.fileforge.ops.plugins.module_utils._time import duration_text
 
 APPLY = "apply it: playbooks/backup-policy.yml"
+CONSOLE = "look at it in the service's own console"
 SAMPLE = 50
 """How many of the newest objects of each kind are looked for in the second bucket."""
 
@@ -62,7 +63,7 @@ class PolicyChecks:
     @staticmethod
     def _simple(name: str, holds: bool | None, setting: Setting, bad: str, good_words: str, bad_words: str) -> Check:
         if holds is None:
-            return Check(name, UNKNOWN, f"could not look: {setting.problem}", hint="look at it in the service's own console")
+            return Check(name, UNKNOWN, f"could not look: {setting.problem}", hint=CONSOLE)
         return Check(name, OK, good_words) if holds else Check(name, bad, bad_words, hint=APPLY)
 
     def _rules(self) -> Check:
@@ -81,7 +82,7 @@ class PolicyChecks:
         """No rule, whoever made it, takes backups or WAL away by age."""
         name = "policy.kept"
         if not self._state.lifecycle.known:
-            return Check(name, UNKNOWN, f"could not look: {self._state.lifecycle.problem}")
+            return Check(name, UNKNOWN, f"could not look: {self._state.lifecycle.problem}", hint=CONSOLE)
         found = [(rule, what) for rule, what in dangers(self._state.rules, self._options) if not is_ours(rule, self._options)]
         if not found:
             return Check(name, OK, "no lifecycle rule takes away what a backup needs", 0, "rules")
@@ -106,14 +107,14 @@ class PolicyChecks:
         name = "policy.replication"
         setting = self._state.replication
         if not setting.known:
-            return Check(name, UNKNOWN, f"could not look: {setting.problem}")
+            return Check(name, UNKNOWN, f"could not look: {setting.problem}", hint=CONSOLE)
         rules: list[Rule] = (setting.value or {}).get("Rules", [])
         missing = [what for what, place in self._options.places.items() if not any(applies(rule, place) for rule in rules)]
         if not missing:
             return self._statuses(name, rules)
         if replica is not None and not rules:
             what = "the service replicates nothing by itself; what the second bucket has is policy.replica"
-            return Check(name, OK if replica.status == OK else replica.status, what)
+            return Check(name, replica.status, what, hint="" if replica.status == OK else "see policy.replica")
         return Check(
             name,
             CRITICAL,
@@ -128,7 +129,7 @@ class PolicyChecks:
         try:
             said = [(item, self._policy.replication_status(item.key)) for item in self._settled_sample()]
         except OpsError as error:
-            return Check(name, UNKNOWN, f"could not look at the newest objects: {error.message}", hint=error.hint)
+            return Check(name, UNKNOWN, f"could not look at the newest objects: {error.message}", hint=error.hint or CONSOLE)
         failed = [item.key for item, status in said if status == "FAILED"]
         late = [item.key for item, status in said if status == "PENDING"]
         if failed or late:
@@ -165,9 +166,11 @@ class PolicyChecks:
             sample = self._settled_sample()
             missing = self._missing(self._replica(), sample)
         except OpsError as error:
-            return Check(name, UNKNOWN, f"could not look: {error.message}", hint=error.hint)
+            hint = error.hint or "check the second bucket's name, place and credentials"
+            return Check(name, UNKNOWN, f"could not look: {error.message}", hint=hint)
         if not sample:
-            return Check(name, UNKNOWN, "there is no object that should have been copied by now", 0, "objects")
+            none = "there is no object that should have been copied by now"
+            return Check(name, UNKNOWN, none, 0, "objects", hint="make a backup (playbooks/backup.yml), then look again")
         if missing:
             return Check(
                 name,

@@ -29,6 +29,7 @@ SAMPLES_KEPT = 60
 RATE_SECONDS = 3600.0
 """Below this distance of two samples no rate by day is computed from them."""
 REBUILD, VACUUM = "playbooks/index-rebuild.yml", "playbooks/db-maintenance.yml"
+LATER = "look again in an hour or more, with the same sample_file"
 
 _TABLES = """
 SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::text AS relkind, c.reltuples::float8 AS rows,
@@ -206,15 +207,15 @@ def growth(before: t.Sequence[Sample], now: Sample) -> dict[str, t.Any] | None:
 
 def growth_check(found: t.Mapping[str, t.Any] | None, size: int, warning_percent: float) -> Check:
     """``postgres.size.growth``: percent of the size by day."""
-    check_id = "postgres.size.growth"
+    check_id, unit = "postgres.size.growth", "percent/day"
     if found is None:
-        return Check(check_id, UNKNOWN, "no earlier sample to compare with; the next run has one", unit="percent/day")
+        return Check(check_id, UNKNOWN, "no earlier sample to compare with; the next run has one", unit=unit, hint=LATER)
     since = f"{'+' if found['bytes'] >= 0 else '-'}{human_bytes(abs(found['bytes']))} in {duration_text(found['seconds'])}"
     if found["bytes_per_day"] is None:
-        return Check(check_id, UNKNOWN, f"{since}: too short a time for a rate", unit="percent/day")
+        return Check(check_id, UNKNOWN, f"{since}: too short a time for a rate", unit=unit, hint=LATER)
     percent = round(100 * found["bytes_per_day"] / max(1, size - found["bytes"]), 2)
     first = found["tables"][0] if found["tables"] else None
     summary = f"{since}, {percent:g} % a day" + (f"; most: {first['table']}" if first else "")
     status = WARNING if percent >= warning_percent else OK
     hint = "runbook: Routine Tasks, Capacity planning" if status == WARNING else ""
-    return Check(check_id, status, summary, percent, "percent/day", warning_percent, hint=hint, evidence=found["tables"][:5])
+    return Check(check_id, status, summary, percent, unit, warning_percent, hint=hint, evidence=found["tables"][:5])

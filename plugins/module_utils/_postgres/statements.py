@@ -166,9 +166,8 @@ def examine(server: PostgresOptions, options: StatementOptions, *, remember: boo
         )
     except OpsError as error:
         status = CRITICAL if isinstance(error, Unavailable) else UNKNOWN
-        report.checks.append(
-            Check("statements.collection", status, error.message, hint=f"{INCIDENT}; {error.hint or ''}".rstrip("; "))
-        )
+        hint = f"{INCIDENT}; {error.hint}" if error.hint else INCIDENT
+        report.checks.append(Check("statements.collection", status, error.message, hint=hint))
         report.checks += _blind(options, "the server could not be asked")
         return report
     with connection:
@@ -184,7 +183,8 @@ def _review(
     try:
         reading = read(connection, options.databases)
     except OpsError as error:
-        report.checks.append(Check("statements.collection", UNKNOWN, f"could not look: {error.message}", hint=error.hint))
+        hint = error.hint or INCIDENT
+        report.checks.append(Check("statements.collection", UNKNOWN, f"could not look: {error.message}", hint=hint))
         report.checks += [check for check in _blind(options, "see statements.collection") if check.id.startswith("statements.")]
     past = state.choose(samples, reading.identity, reading.taken, options.period_hours * 3600) if reading else state.Past()
     tables = _tables(connection, options, past.last, report) if options.tables else {}
@@ -211,7 +211,8 @@ def _tables(
     try:
         rows = table_use.look(connection)
     except OpsError as error:
-        report.checks += [Check(name, UNKNOWN, f"could not look: {error.message}", hint=error.hint) for name in table_use.IDS]
+        hint = error.hint or INCIDENT
+        report.checks += [Check(name, UNKNOWN, f"could not look: {error.message}", hint=hint) for name in table_use.IDS]
         return {}
     counted = table_use.counted(rows)
     before = last.tables if last else {}
@@ -325,7 +326,8 @@ def regressions_check(uses: t.Sequence[Use], options: StatementOptions, past: st
     """``statements.regressions``: what became slower since the last review."""
     check_id, unit = "statements.regressions", "statements"
     if past.last is None:
-        return Check(check_id, UNKNOWN, "no earlier review to compare with; the next one has this", None, unit, 1)
+        summary = "no earlier review to compare with; the next one has this"
+        return Check(check_id, UNKNOWN, summary, None, unit, 1, hint="look again in a week: playbooks/performance-review.yml")
     found = regressions(uses, options)
     if not found:
         return Check(check_id, OK, f"no statement became {options.regression_factor:g} times slower", 0, unit, 1)

@@ -62,6 +62,11 @@ class Query:
         """The id of its check."""
         return f"metric.{slug(self.name)}"
 
+    @property
+    def advice(self) -> str:
+        """What to do next when it is not ok."""
+        return self.hint or f"look at it in Prometheus: {self.query}"
+
 
 def slug(name: str) -> str:
     """A name as a part of check ids."""
@@ -195,7 +200,7 @@ def examine(options: PrometheusOptions, queries: t.Sequence[Query]) -> Report:
             answer = ask(server, query)
         except OpsError as error:
             lost = error if isinstance(error, Unavailable) else None
-            report.checks.append(_check(query, UNKNOWN, f"could not look: {error.message}", None, hint=error.hint))
+            report.checks.append(_check(query, UNKNOWN, f"could not look: {error.message}", None, hint=error.hint or query.advice))
             continue
         report.checks.append(judge(query, answer))
         report.metrics.append(described(query, answer))
@@ -233,7 +238,7 @@ def judge(query: Query, answer: Answer) -> Check:
     """The worst series decides."""
     found = [(series, value_of(query, series)) for series in answer.series if series.points]
     if not found:
-        hint = "" if query.absent == OK else f"look whether it is scraped, and whether the query's names are right: {query.query}"
+        hint = f"look whether it is scraped, and whether the query's names are right: {query.query}"
         return _check(query, query.absent, f"{query.name}: no series", None, hint=hint)
     falling = query.warning is not None and query.critical is not None and query.warning > query.critical
     order = sorted(
@@ -250,7 +255,7 @@ def judge(query: Query, answer: Answer) -> Check:
     if answer.notes:
         summary += f"; Prometheus says: {answer.notes[0]}"
     evidence = [{"labels": series.labels, "value": _plain(value)} for series, value in order[:KEPT]]
-    return _check(query, status, summary, _plain(value), hint=query.hint, evidence=evidence)
+    return _check(query, status, summary, _plain(value), hint=query.advice, evidence=evidence)
 
 
 def text_of(value: float, unit: str) -> str:

@@ -206,10 +206,8 @@ def _date(now: float, days: float) -> str:
     return day_of(now + days * DAY) if math.isfinite(days) else "never"
 
 
-def _check(
-    resource: Resource, subject: str, status: str, summary: str, value: float | None = None, hint: str | None = None
-) -> Check:
-    hint = "" if status == OK else resource.hint if hint is None else hint
+def _check(resource: Resource, subject: str, status: str, summary: str, value: float | None = None, hint: str = "") -> Check:
+    hint = "" if status == OK else hint or resource.hint or "find what makes it grow, or make room before the limit is reached"
     limits = (resource.warning_days, resource.critical_days)
     return Check(resource.id, status, summary, value, "days", *limits, hint=hint, subject=subject)
 

@@ -51,7 +51,8 @@ def section_of(source: t.Mapping[str, t.Any], place: int) -> Section | None:
     checks = [_valid(check, f"{option}.checks") for check in result.get("checks") or []]
     if result.get("failed") or result.get("unreachable"):
         message = str(result.get("msg") or "no message")
-        checks.append(_not_looked(name, f"could not look: {message}", str(result.get("hint") or "")))
+        hint = str(result.get("hint") or "run the module by itself, with -vvv, to see why")
+        checks.append(_not_looked(name, f"could not look: {message}", hint))
     elif not checks:
         checks.append(_not_looked(name, "the module returned no checks", "give the result of a module that returns checks"))
     return Section(name, checks, host, source.get("seconds"))

@@ -19,7 +19,10 @@ from ansible_collections.fileforge.ops.plugins.module_utils._tls.certificate imp
 from ansible_collections.fileforge.ops.plugins.module_utils._tls.endpoint import Endpoint, HandshakeFailed, distrust, explain, look
 
 RENEW = "renew it: playbooks/cert-renewal.yml"
-RUNBOOK = "runbook: Maintenance, Certificate Renewal"
+RUNBOOK = "runbook: Maintenance Tasks, Certificate Renewal"
+CHAIN = "serve the whole chain (fullchain.pem), or give ca_cert for a private authority"
+REACH = "look whether this host reaches the authority: name server, firewall, proxy"
+INSTALL = "install python3-cryptography"
 NO_LIBRARY = "the Python library cryptography is not installed on this host (python3-cryptography)"
 MINIMUM_RSA = 2048
 _VERDICT = re.compile(r"error (\d+) at (\d+) depth lookup: ?(.*)")
@@ -190,7 +193,7 @@ def _expiry(certificate: Certificate, asked: Questions, what: str) -> Check:
 
 def _key_check(certificate: Certificate, asked: Questions, what: str) -> Check:
     if not certificate.key_type:
-        return Check(asked.id("key"), UNKNOWN, f"the key of {what} was not seen: {NO_LIBRARY}", hint="install python3-cryptography")
+        return Check(asked.id("key"), UNKNOWN, f"the key of {what} was not seen: {NO_LIBRARY}", hint=INSTALL)
     weak = certificate.key_type.startswith("RSA") and certificate.key_bits < MINIMUM_RSA
     text = f"{what} has a key of type {certificate.key_type}" + (f"; {MINIMUM_RSA} bits are the least" if weak else "")
     return Check(asked.id("key"), WARNING if weak else OK, text, value=certificate.key_type, hint=RENEW if weak else "")
@@ -204,11 +207,11 @@ def _chain_check(found: Findings, asked: Questions, distrusted: t.Callable[[bool
     except OpsError as error:
         if isinstance(error, InvalidOption):
             raise
-        return Check(asked.id("chain"), UNKNOWN, f"the chain of {what} could not be judged: {error.message}", hint=error.hint)
+        text, hint = f"the chain of {what} could not be judged: {error.message}", error.hint or RUNBOOK
+        return Check(asked.id("chain"), UNKNOWN, text, hint=hint)
     sent = [item.subject for item in found.chain] if found.chain_known else None
     if problem:
-        hint = "serve the whole chain (fullchain.pem), or give ca_cert for a private authority"
-        return Check(asked.id("chain"), CRITICAL, f"{what} would not be trusted: {problem}", hint=hint, evidence=sent)
+        return Check(asked.id("chain"), CRITICAL, f"{what} would not be trusted: {problem}", hint=CHAIN, evidence=sent)
     short = [item for item in found.chain[1:] if item.days_left < min(asked.critical_days, certificate.days_left)]
     if found.chain_known and short:
         text = f"the chain of {what} is trusted, but {short[0].subject} in it ends in {short[0].days_left:.1f} days"
@@ -219,15 +222,15 @@ def _chain_check(found: Findings, asked: Questions, distrusted: t.Callable[[bool
 def _revocation_check(found: Findings, asked: Questions, what: str) -> Check:
     certificate, identifier = t.cast(Certificate, found.certificate), asked.id("revocation")
     if not certificate.key_type:
-        return Check(identifier, UNKNOWN, f"{what} was not asked about: {NO_LIBRARY}", hint="install python3-cryptography")
+        return Check(identifier, UNKNOWN, f"{what} was not asked about: {NO_LIBRARY}", hint=INSTALL)
     if not certificate.ocsp_urls:
         return Check(identifier, OK, f"{what} names no OCSP responder, so there is nothing to ask")
     if len(found.chain) < 2:
-        return Check(identifier, UNKNOWN, f"the issuer of {what} was not seen, and OCSP needs it")
+        return Check(identifier, UNKNOWN, f"the issuer of {what} was not seen, and OCSP needs it", hint=CHAIN)
     try:
         found.revocation = authority.revocation(certificate, found.chain[1], asked.timeout)
     except OpsError as error:
-        return Check(identifier, UNKNOWN, f"the OCSP responder of {what} did not tell: {error.message}", hint=error.hint)
+        return Check(identifier, UNKNOWN, f"the OCSP responder of {what} did not tell: {error.message}", hint=error.hint or REACH)
     state = found.revocation.state if found.revocation else "unknown"
     status = {"good": OK, "revoked": CRITICAL}.get(state, UNKNOWN)
     return Check(identifier, status, f"{what} is {state} by OCSP", value=state, hint="" if status == OK else RENEW)
@@ -236,13 +239,14 @@ def _revocation_check(found: Findings, asked: Questions, what: str) -> Check:
 def _window_check(found: Findings, asked: Questions, what: str) -> Check:
     certificate, identifier = t.cast(Certificate, found.certificate), asked.id("renewal_window")
     if not certificate.key_type:
-        return Check(identifier, UNKNOWN, f"the authority was not asked about {what}: {NO_LIBRARY}")
+        return Check(identifier, UNKNOWN, f"the authority was not asked about {what}: {NO_LIBRARY}", hint=INSTALL)
     try:
         found.window = authority.renewal_window(certificate, asked.acme_directory, asked.acme_ca_cert, asked.timeout)
     except InvalidOption:
         raise
     except OpsError as error:
-        return Check(identifier, UNKNOWN, f"the authority did not tell when to renew {what}: {error.message}", hint=error.hint)
+        text = f"the authority did not tell when to renew {what}: {error.message}"
+        return Check(identifier, UNKNOWN, text, hint=error.hint or REACH)
     if found.window is None:
         return Check(identifier, OK, f"the authority suggests no window for {what}")
     window = found.window
