@@ -45,6 +45,13 @@ def worst(statuses: t.Iterable[str]) -> str:
     return STATUSES[max(found)] if found else UNKNOWN
 
 
+def grade_over(value: float | None, warning: float, critical: float) -> str:
+    """Status of a value against the runbook's Key Metrics: a limit that is only just reached is none yet (``>80%``)."""
+    if value is None:
+        return UNKNOWN
+    return CRITICAL if value > critical else WARNING if value > warning else OK
+
+
 def grade(value: float | None, warning: float | None, critical: float | None) -> str:
     """Status of a value against upper limits (reached = over), or lower ones where ``warning > critical``."""
     if value is None:

@@ -40,19 +40,19 @@ options:
     elements: str
     default: []
   usage_warning:
-    description: Fraction of 1 from which used bytes are a warning, as C(df) counts them.
+    description: Fraction of 1 over which used bytes are a warning, as C(df) counts them.
     type: float
     default: 0.8
   usage_critical:
-    description: Fraction of 1 from which used bytes are critical.
+    description: Fraction of 1 over which used bytes are critical.
     type: float
     default: 0.9
   inodes_warning:
-    description: Fraction of 1 from which used inodes are a warning.
+    description: Fraction of 1 over which used inodes are a warning.
     type: float
     default: 0.8
   inodes_critical:
-    description: Fraction of 1 from which used inodes are critical.
+    description: Fraction of 1 over which used inodes are critical.
     type: float
     default: 0.9
   days_warning:

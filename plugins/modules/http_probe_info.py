@@ -78,11 +78,11 @@ options:
     type: dict
     default: {}
   latency_warning:
-    description: Seconds from which the 95th percentile of the latency is a warning.
+    description: Seconds over which the 95th percentile of the latency is a warning.
     type: float
     default: 0.5
   latency_critical:
-    description: Seconds from which the 95th percentile of the latency is critical.
+    description: Seconds over which the 95th percentile of the latency is critical.
     type: float
     default: 1.0
   validate_certs:

@@ -9,7 +9,7 @@ import time
 import typing as t
 
 from ansible_collections.fileforge.ops.plugins.module_utils import _checks
-from ansible_collections.fileforge.ops.plugins.module_utils._checks import Check, grade
+from ansible_collections.fileforge.ops.plugins.module_utils._checks import Check, grade_over
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption, Refused
 from ansible_collections.fileforge.ops.plugins.module_utils._host import growth, mounts
 from ansible_collections.fileforge.ops.plugins.module_utils._host.mounts import Mount, Usage
@@ -159,7 +159,7 @@ def checks_of(volume: Volume, options: DiskOptions) -> list[Check]:
     if inodes is not None:
         warning, critical = options.inodes_warning, options.inodes_critical
         text = f"{path}: {inodes:.1%} of {usage.total_inodes} inodes used, {usage.available_inodes} left"
-        status = grade(inodes, warning, critical)
+        status = grade_over(inodes, warning, critical)
         hint = "find the directory with many small files (du --inodes -x)" if status != _checks.OK else ""
         checks.append(Check("disk.inodes", status, text, round(inodes, 4), "fraction", warning, critical, hint, subject=path))
     if volume.rate is not None:
@@ -174,7 +174,7 @@ def _usage_check(volume: Volume, options: DiskOptions) -> Check:
         text, hint = f"{path}: its file system has no size", "leave it out (exclude): nothing is stored there"
         return Check("disk.usage", _checks.UNKNOWN, text, unit="fraction", hint=hint, subject=path)
     warning, critical = options.usage_warning, options.usage_critical
-    status = grade(fraction, warning, critical)
+    status = grade_over(fraction, warning, critical)
     text = f"{path}: {fraction:.1%} of {human_bytes(usage.used_bytes + usage.available_bytes)} used"
     text += f", {human_bytes(usage.available_bytes)} left"
     hint = HINT if status != _checks.OK else ""

@@ -23,7 +23,7 @@ import time
 import typing as t
 import urllib.parse
 
-from ansible_collections.fileforge.ops.plugins.module_utils._checks import CRITICAL, OK, UNKNOWN, WARNING, Check, grade
+from ansible_collections.fileforge.ops.plugins.module_utils._checks import CRITICAL, OK, UNKNOWN, WARNING, Check, grade_over
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption
 from ansible_collections.fileforge.ops.plugins.module_utils._time import UTC, iso, now
 from ansible_collections.fileforge.ops.plugins.module_utils._wait import Deadline
@@ -195,7 +195,7 @@ class Outcome:
         text = (
             "no good answer to measure" if value is None else f"95 % of the good answers of {options.url} came within {value:.3f} s"
         )
-        status = grade(value, options.latency_warning, options.latency_critical)
+        status = grade_over(value, options.latency_warning, options.latency_critical)
         return Check(
             f"endpoint.{options.slug()}.latency",
             status,

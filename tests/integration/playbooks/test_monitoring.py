@@ -71,7 +71,7 @@ def test_every_limit_of_the_runbook_has_an_alert(installed: PlayedLab) -> None:
     for name, (warning, critical) in limits.items():
         for severity, limit in (("Warning", warning), ("Critical", critical)):
             rule = found[f"FileForge{name}{severity}"]
-            assert float(rule["expr"].rpartition(">= ")[2]) == limit
+            assert float(rule["expr"].rpartition(") > ")[2]) == limit
             assert rule["labels"]["severity"] == severity.lower()
             assert re.search(r"runbook|playbooks/", rule["annotations"]["description"])
 

@@ -98,7 +98,7 @@ def volume(used: float, *, inodes: float = 0.1, **changes: t.Any) -> disk.Volume
 
 
 @pytest.mark.parametrize(
-    ("used", "status"), [(0.79, "ok"), (0.8, "warning"), (0.89, "warning"), (0.9, "critical"), (1.0, "critical")]
+    ("used", "status"), [(0.79, "ok"), (0.8, "ok"), (0.81, "warning"), (0.9, "warning"), (0.91, "critical"), (1.0, "critical")]
 )
 def test_thresholds_of_bytes_and_inodes(used: float, status: str) -> None:
     options = disk.DiskOptions()
