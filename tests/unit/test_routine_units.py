@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import typing as t
 from pathlib import Path
@@ -83,6 +84,21 @@ def test_each_is_marked_hardened_owned_and_bounded(units: Path) -> None:
     for path in units.glob("*.timer"):
         text = path.read_text()
         assert text.startswith(MARKER) and "\nPersistent=true\n" in text and "\nRandomizedDelaySec=300\n" in text
+
+
+def test_what_the_inventory_keeps_on_the_controller_lies_where_the_units_may_write(units: Path) -> None:
+    """Homes are read-only to them, so each directory is one of those that the environment moves into the state directory."""
+    found = []
+    for path in (ROOT / "inventories/production/group_vars/all").glob("*.yml"):
+        for name, value in yaml.safe_load(path.read_text()).items():
+            if name.endswith("_directory") and "~/" in str(value):
+                moved = re.search(r"lookup\('ansible\.builtin\.env', '(\w+)'\)", str(value))
+                assert moved, f"{name} is in a home"
+                found.append(moved[1])
+    assert len(found) >= 3
+    for unit in units.glob("*.service"):
+        for variable in found:
+            assert f"\nEnvironment={variable}=%S/fileforge-ops/" in unit.read_text(), unit.name
 
 
 def test_every_task_has_a_playbook() -> None:
