@@ -23,7 +23,9 @@ SECTIONS = {
     "Backups",
     "Key metrics",
     "Endpoint api",
+    "Endpoint prometheus",
     "Certificate api.fileforge.test",
+    "Certificate file api",
 }
 BUSY: dict[str, t.Any] = {
     "api_response_seconds": {"warning": 20, "critical": 30},
@@ -60,6 +62,7 @@ def test_check_mode_looks_and_writes_nothing(prepared: PlayedLab) -> None:
     assert looked.changed() == 0
     assert "FileForge daily check:" in looked.output
     assert not (prepared.drill.layout.state / "reports" / "daily").exists()
+    assert not (prepared.drill.layout.state / "disks").exists()
 
 
 def test_everything_of_the_runbook_is_looked_at_and_well(prepared: PlayedLab) -> None:
@@ -69,6 +72,9 @@ def test_everything_of_the_runbook_is_looked_at_and_well(prepared: PlayedLab) ->
     assert not bad, "a lab that is well"
     second = prepared.play_well("daily-check", daily_check_thresholds=BUSY, daily_check_skip=SKIP)
     assert second.changed() == 0
+    for host in ("db1", "app1"):
+        history = json.loads((prepared.drill.layout.state / "disks" / f"{host}.json").read_text())
+        assert history["samples"]["/"], "how full the disks are is kept"
     metrics = prepared.drill.lab.part(Monitoring).textfiles / "fileforge.prom"
     assert 'check="backup.rpo"' in metrics.read_text()
 
