@@ -91,21 +91,25 @@ details { margin-top: 14px; } summary { cursor: pointer; color: var(--muted); fo
 details > table { margin-top: 8px; }
 .step.failed, .step.unreachable { color: var(--critical); font-weight: 600; }
 .step.changed { color: var(--warning); } .step.ok { color: var(--ok); } .step.skipped { color: var(--muted); }
-@media (max-width: 720px) {
+.scroll { overflow-x: auto; }
+@media screen and (max-width: 720px) {
   main { padding: 20px 14px 48px; } h1 { font-size: 24px; }
   .panel, .card { padding: 14px 14px; }
   .phase { grid-template-columns: 1fr auto; } .phase .bar { grid-column: 1 / -1; grid-row: 2; } .phase .name { grid-row: 1; }
   .phase .time { grid-row: 1; grid-column: 2; }
   .phase .done { grid-column: 1 / -1; } .axis .ticks { grid-column: 1 / -1; } .ticks span:nth-child(even) { display: none; }
-  thead { display: none; } tr { display: block; padding: 8px 0; border-bottom: 1px solid var(--line); }
+  table, tbody { display: block; } thead { display: none; }
+  tr { display: block; padding: 8px 0; border-bottom: 1px solid var(--line); }
   tbody tr:last-child { border-bottom: 0; }
-  td { display: grid; grid-template-columns: 72px 1fr; gap: 8px; padding: 2px 0; border: 0; }
+  td code { white-space: normal; }
+  td { display: grid; grid-template-columns: 72px minmax(0, 1fr); gap: 8px; padding: 2px 0; border: 0; }
   td::before { content: attr(data-label); color: var(--muted); font-size: 12px; padding-top: 2px; }
   td > .badge { justify-self: start; } td:empty { display: none; }
-  dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 8px; }
+  dl { grid-template-columns: minmax(0, 1fr); gap: 0; } dd { margin-bottom: 8px; }
 }
 @media print {
   :root {
+    color-scheme: light;
     --page: #fff; --card: #fff; --ink: #000; --muted: #444; --line: #bbb; --track: #e6e6e6; --ok: #0b5a30; --ok-soft: #e3f5ea;
     --warning: #6d4200; --warning-soft: #fbeed3; --critical: #8f1110; --critical-soft: #fbe3e2; --unknown: #444;
     --unknown-soft: #eee;
@@ -113,7 +117,10 @@ details > table { margin-top: 8px; }
   }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   body { font-size: 12px; } main { max-width: none; padding: 0; }
-  .card, .panel, tr, .phase { break-inside: avoid; } h2 { break-after: avoid; }
+  .card, tr, .phase { break-inside: avoid; } tr.rows { break-inside: auto; } h2, h3, summary { break-after: avoid; }
+  thead { display: table-header-group; } td code { white-space: normal; } .scroll { overflow: visible; }
+  details::details-content { content-visibility: visible; block-size: auto; }
+  dl { grid-template-columns: max-content minmax(0, 1fr); }
 }
 """
 """Tokens, type and tables; a report adds what only it has."""

@@ -277,7 +277,7 @@ def judge(reading: Reading, uses: t.Sequence[Use], options: StatementOptions, pa
     """All checks of statements. What is hidden makes none of them ok."""
     checks = [slowest_check(uses, options), dealloc_check(reading, past.last)]
     checks += [regressions_check(uses, options, past)] if options.state_file else []
-    checks += [order_check(name, uses) for name in ORDERS]
+    checks += [order_check(name, uses, options.top) for name in ORDERS]
     if reading.hidden:
         hidden = f"{reading.hidden} statements of other roles cannot be seen"
         checks = [
@@ -353,7 +353,7 @@ def dealloc_check(reading: Reading, last: state.Sample | None) -> Check:
     return Check("statements.dealloc", OK, f"no entry was dropped ({entries} of {reading.most or '?'})", 0, "times", 1)
 
 
-def order_check(name: str, uses: t.Sequence[Use]) -> Check:
+def order_check(name: str, uses: t.Sequence[Use], top: int) -> Check:
     """``statements.load`` and so on: which statements cost most. It only informs: some statement is always the first."""
     figure, whole = ORDERS[name]
     order = sorted((use for use in uses if use.figures.get(figure)), key=lambda use: -use.figures[figure])
@@ -364,7 +364,7 @@ def order_check(name: str, uses: t.Sequence[Use]) -> Check:
         return Check(f"statements.{name}", OK, summary, None, "%")
     share = 100 * order[0].figures[figure] / total
     summary = f"{share:.3g} % {whole} ({amount(figure, order[0].figures[figure])}): {clipped(order[0].statement.text)}"
-    return Check(f"statements.{name}", OK, summary, round(share, 2), "%", evidence=[use.as_dict() for use in order[:5]])
+    return Check(f"statements.{name}", OK, summary, round(share, 2), "%", evidence=[use.as_dict() for use in order[:top]])
 
 
 def amount(figure: str, value: float) -> str:

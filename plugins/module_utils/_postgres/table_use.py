@@ -114,7 +114,8 @@ def scans_check(large: t.Sequence[TableUse], limits: Limits) -> Check:
     if not found:
         summary = f"no table of {size_text(limits.size)} or more was read from one end to the other {limits.scans} times"
         value = max((use.scans for use in large), default=0.0)
-        return Check(IDS[0], OK, summary, value, "scans", limits.scans)
+        evidence = [use.as_dict() for use in worst_first(large)[:10]]
+        return Check(IDS[0], OK, summary, value, "scans", limits.scans, evidence=evidence)
     first = found[0]
     summary = f"{first.table} ({size_text(first.bytes)}) was read from one end to the other {first.scans:.0f} times"
     summary += f", the worst of {len(found)} tables" if len(found) > 1 else ""

@@ -7,9 +7,10 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.fileforge.ops.plugins.module_utils._checks import OK, STATUSES
-from ansible_collections.fileforge.ops.plugins.module_utils._markup import WORDS, badge, clock, text
+from ansible_collections.fileforge.ops.plugins.module_utils._markup import WORDS, badge, clock, html_table, text
 from ansible_collections.fileforge.ops.plugins.module_utils._page import page
 from ansible_collections.fileforge.ops.plugins.module_utils._report import plot
+from ansible_collections.fileforge.ops.plugins.module_utils._report.rows import rows_of
 from ansible_collections.fileforge.ops.plugins.module_utils._report.text import change_summary, name_of, since_text
 
 Report = t.Dict[str, t.Any]
@@ -35,7 +36,7 @@ STYLE = """\
 .count.unknown.some { color: var(--unknown); background: var(--unknown-soft); }
 .count.ok.some { color: var(--ok); background: var(--ok-soft); }
 .runs { grid-column: 1 / -1; display: flex; gap: 3px; align-items: center; font-size: 12px; color: var(--muted); }
-.runs svg { flex: none; } .run.ok { fill: var(--ok); } .run.warning { fill: var(--warning); }
+.runs svg { max-width: 100%; height: auto; } .run.ok { fill: var(--ok); } .run.warning { fill: var(--warning); }
 .run.critical { fill: var(--critical); } .run.unknown { fill: var(--unknown); }
 .problems { display: grid; gap: 12px; }
 .problem { display: grid; grid-template-columns: 100px 1fr auto; gap: 4px 16px; align-items: start; }
@@ -48,13 +49,19 @@ STYLE = """\
 .section { margin-top: 12px; padding: 10px 20px; } .section > summary { display: flex; gap: 12px; align-items: center; }
 .section > summary { color: var(--ink); font-size: 15px; } .section > summary b { flex: 1; }
 .section > summary::before { content: "\\25b8"; color: var(--muted); } .section[open] > summary::before { content: "\\25be"; }
-.section th:nth-child(1) { width: 112px; } .section th:nth-child(2) { width: 32%; } .section th:nth-child(4) { width: 108px; }
-.section table { table-layout: fixed; } .section td code { white-space: normal; } .more .spark { margin: 4px 0 0 auto; }
-@media (max-width: 720px) {
-  .verdict { grid-template-columns: 1fr; } .counts { justify-content: flex-start; }
-  .problem { grid-template-columns: 1fr; } .problem .more { text-align: left; } .more .spark { margin-left: 0; }
+.section > table { table-layout: fixed; } .section > table > thead th:nth-child(1) { width: 112px; }
+.section > table > thead th:nth-child(2) { width: 32%; } .section > table > thead th:nth-child(4) { width: 108px; }
+.section td code { white-space: normal; } .more .spark { margin: 4px 0 0 auto; }
+.section tr:has(+ .rows) > td { border-bottom: 0; } .rows details { margin: 0; } .rows th, .rows td { padding-right: 16px; }
+.rows td { font-variant-numeric: tabular-nums; min-width: 64px; } .rows td:first-child { min-width: 180px; }
+@media screen and (max-width: 720px) {
+  .verdict { grid-template-columns: minmax(0, 1fr); } .counts { justify-content: flex-start; } .runs { flex-wrap: wrap; }
+  .problem { grid-template-columns: minmax(0, 1fr); } .problem .more { text-align: left; } .more .spark { margin-left: 0; }
+  tr.rows > td { display: block; } .rows td, .rows td:first-child { min-width: 0; }
 }
-@media print { .section { break-inside: avoid; } }
+@media print {
+  .problem, .verdict { break-inside: avoid; } .rows td, .rows td:first-child { min-width: 0; } .rows table { font-size: 10px; }
+}
 """
 WIDTH, HEIGHT = 96, 24
 HEADS = "".join(f"<th scope=col>{name}</th>" for name in ("status", "check", "found", "trend"))
@@ -102,9 +109,9 @@ def _runs(report: Report) -> str:
         f"<title>{text(clock(run['time']))}: {WORDS[run['status']]}</title></rect>"
         for place, run in enumerate(runs)
     )
-    label = f"the last {len(runs)} runs"
+    label, width = f"the last {len(runs)} runs", len(runs) * 12
     return (
-        f'<div class="runs"><svg width="{len(runs) * 12}" height="14" role="img" aria-label="{label}">{marks}</svg>'
+        f'<div class="runs"><svg width="{width}" height="14" viewBox="0 0 {width} 14" role="img" aria-label="{label}">{marks}</svg>'
         f"<span>{label}</span></div>"
     )
 
@@ -131,10 +138,24 @@ def _changes(report: Report) -> str:
     return f'<ul class="moves">{"".join(items)}</ul>' if items else "<p class=none>Nothing.</p>"
 
 
+def _rows(check: Report) -> str:
+    """What else a check has seen, in a row of its own that is opened by a click, and on paper is open."""
+    found = rows_of(check)
+    if found is None:
+        return ""
+    heads, rows = found
+    table = html_table(heads, [[text(cell) for cell in row] for row in rows])
+    seen = len(check["evidence"])
+    summary = f"the first {len(rows)} of {seen}" if seen > len(rows) else f"all {seen}"
+    opened = f'<details><summary>{summary}</summary><div class="scroll">{table}</div></details>'
+    return f'<tr class="rows"><td colspan="4">{opened}</td></tr>'
+
+
 def _section(section: Report) -> str:
     rows = "".join(
         f'<tr><td data-label="status">{badge(check["status"])}</td><td data-label="check"><code>{text(name_of(check))}</code></td>'
         f'<td data-label="found">{text(check["summary"])}</td><td class="trend" data-label="trend">{sparkline(check)}</td></tr>'
+        f"{_rows(check)}"
         for check in section["checks"]
     )
     good = sum(1 for check in section["checks"] if check["status"] == OK)

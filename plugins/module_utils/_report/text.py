@@ -9,6 +9,7 @@ import typing as t
 
 from ansible_collections.fileforge.ops.plugins.module_utils._checks import CRITICAL, OK, UNKNOWN, WARNING
 from ansible_collections.fileforge.ops.plugins.module_utils._markup import clock, markdown_cell, markdown_table, printable
+from ansible_collections.fileforge.ops.plugins.module_utils._report.rows import rows_of
 
 Report = t.Dict[str, t.Any]
 NAGIOS_CODES = {OK: 0, WARNING: 1, CRITICAL: 2, UNKNOWN: 3}
@@ -95,6 +96,15 @@ def markdown(report: Report) -> str:
         lines += markdown_table(
             ("status", "check", "found"), [(MARKS[c["status"]], name_of(c), c["summary"]) for c in section["checks"]]
         )
+        for check in section["checks"]:
+            found = rows_of(check)
+            if found is not None:
+                heads, rows = found
+                lines += [
+                    f"### {markdown_cell(name_of(check))}",
+                    "",
+                    *markdown_table([markdown_cell(head) for head in heads], rows),
+                ]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import pytest
 from ansible_collections.fileforge.ops.plugins.module_utils._checks import STATUSES, Check, worst
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption
-from ansible_collections.fileforge.ops.plugins.module_utils._report import html, machine, model, store, text
+from ansible_collections.fileforge.ops.plugins.module_utils._report import html, machine, model, rows, store, text
 from ansible_collections.fileforge.ops.plugins.module_utils._report.history import History, HistoryError, Run, run_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -223,6 +223,68 @@ def test_page_puts_the_verdict_before_the_problems_before_the_rest() -> None:
     page = html.html(report(check("critical", summary="disk full"), check("ok", summary="queue short", id="b.c")))
     places = [page.index(words) for words in ("needs a person now", "What to do", "disk full", "All checks", "queue short")]
     assert places == sorted(places)
+
+
+MANY = [{"statement": f"SELECT {place} <b>", "calls": place, "read_bytes": place << 20, "role": None} for place in range(1, 13)]
+
+
+def test_what_else_a_check_has_seen_is_a_table() -> None:
+    made = report(check("ok", summary="SELECT 1 costs most", evidence=MANY, value=1))
+    assert rows.rows_of(made["sections"][0]["checks"][0]) == (
+        ["statement", "calls", "read"],
+        [[f"SELECT {place} <b>", str(place), f"{place}.0 MiB"] for place in range(1, 11)],
+    )
+    page = html.html(made)
+    assert not Page(page).open and "the first 10 of 12" in page
+    assert page.count("SELECT 2 &lt;b&gt;") == 1 and page.count("SELECT 12 &lt;b&gt;") == 0
+    assert "| SELECT 2 &lt;b&gt; | 2 | 2.0 MiB |" in text.markdown(made)
+
+
+@pytest.mark.parametrize("evidence", [None, "text", {"a": 1}, ["a", "b"], [{"a": 1}], [{"a": 1}, "b"]])
+def test_other_evidence_is_no_table(evidence: t.Any) -> None:
+    made = report(check("warning", evidence=evidence))
+    assert rows.rows_of(made["problems"][0]) is None
+    assert 'class="rows"' not in html.html(made)
+
+
+def test_cells_of_a_table_are_words() -> None:
+    strange = {"flag": True, "list": ["a", 1], "labels": {"job": "x"}, "number": 0.25, "long": "y" * 999, "empty": []}
+    heads, found = rows.rows_of(check(evidence=[strange, {"late\n": "\x1b[2J"}])) or ([], [])
+    assert heads == ["flag", "list", "labels", "number", "long", "late"]
+    assert found[0][:4] == ["yes", "a, 1", "job=x", "0.25"] and len(found[0][4]) == 240
+    assert found[1] == ["", "", "", "", "", "[2J"]
+
+
+def rules(style: str) -> t.Iterator[tuple[str, str]]:
+    """Each rule of a style sheet with the media query around it."""
+    for media, inner, plain in re.findall(r"@media ([^{]+?) \{((?:[^{}]*\{[^{}]*\})*)[^{}]*\}|([^@{}]+\{[^{}]*\})", style):
+        for rule in re.findall(r"[^{}]+\{[^{}]*\}", inner) or [plain]:
+            yield media, " ".join(rule.split())
+
+
+def test_paper_is_light_whole_and_not_taken_for_a_phone() -> None:
+    [style] = re.findall(r"<style>(.*?)</style>", html.html(report(check("critical"))), re.DOTALL)
+    found = list(rules(style))
+    assert {media for media, _rule in found} == {"", "print", "(prefers-color-scheme: dark)", "screen and (max-width: 720px)"}
+    colours = {media: set(re.findall(r"--[\w-]+", rule)) for media, rule in found if rule.startswith(":root")}
+    assert colours["print"] >= colours["(prefers-color-scheme: dark)"] > set(), "no colour of the dark page is left"
+    last = [media for media, rule in found if rule.startswith(":root")][-1]
+    printed = " ".join(rule for media, rule in found if media == "print")
+    assert last == "print" and "color-scheme: light" in printed
+    assert "details::details-content { content-visibility: visible" in printed, "what is folded is on the paper"
+    assert "thead { display: table-header-group; }" in printed and "overflow: visible" in printed
+    assert not re.search(r"\.(panel|section)[^{]*\{[^}]*break-inside: avoid", printed), "a long table begins where it is"
+
+
+def test_nothing_is_wider_than_a_phone() -> None:
+    many = History([run(HOUR * age) for age in range(60, 0, -1)])
+    page = html.html(report(check("critical", evidence=MANY), history=many))
+    for width in map(int, re.findall(r'<(?:svg|table)[^>]* width="(\d+)"', page)):
+        assert width <= 300 or f'width="{width}" height="14" viewBox="0 0 {width} 14"' in page
+    [style] = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    assert ".runs svg { max-width: 100%; height: auto; }" in style
+    phone = " ".join(rule for media, rule in rules(style) if "max-width" in media)
+    assert "td code { white-space: normal; }" in phone and "1fr)" in phone and not re.search(r"columns:[^;]* 1fr;", phone)
 
 
 def test_trend_needs_two_values() -> None:
