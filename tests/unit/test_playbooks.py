@@ -115,43 +115,43 @@ ROLE_INPUT = {
 }
 
 
-@pytest.mark.parametrize("role", ROLES, ids=lambda path: path.name)
-def test_the_production_inventory_gives_every_role_what_it_needs(role: Path, tmp_path: Path) -> None:
-    """The defaults' templates hold with nothing but the inventory, and keep their types."""
+def values_of(role: Path) -> dict[str, t.Any]:
+    """A play that shows all of a role's defaults as the inventory fills them."""
     defaults = yaml.safe_load((role / "defaults/main.yml").read_text())
-    specs = yaml.safe_load((role / "meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
-    play = {
-        "name": "Look",
+    values = "{" + ", ".join(f"'{name}': {name}" for name in defaults) + "}"
+    return {
+        "name": role.name,
         "hosts": "db1",
         "connection": "local",
         "gather_facts": False,
         "vars": ROLE_INPUT,
         "vars_files": [str(role / "defaults/main.yml")],
-        "tasks": [
-            {
-                "name": "Keep",
-                "ansible.builtin.copy": {
-                    "content": "{{ {" + ", ".join(f"'{name}': {name}" for name in defaults) + "} | to_json }}",
-                    "dest": str(tmp_path / "values.json"),
-                    "mode": "0600",
-                },
-                "become": False,
-            }
-        ],
+        "tasks": [{"name": "Show", "ansible.builtin.debug": {"msg": f"{{{{ '{role.name} ' ~ ({values} | to_json) }}}}"}}],
     }
-    (tmp_path / "play.json").write_text(json.dumps([play]))
-    done = ansible(
-        "ansible-playbook",
-        "-i",
-        "inventories/production",
-        "-e",
-        f"ansible_python_interpreter={sys.executable}",
-        str(tmp_path / "play.json"),
-        FILEFORGE_CONFIG_COMMIT="0" * 40,
-    )
+
+
+@pytest.fixture(scope="module")
+def values_in_production(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, t.Any]]:
+    """The defaults of all roles, by one run of Ansible."""
+    playbook = tmp_path_factory.mktemp("values") / "plays.json"
+    playbook.write_text(json.dumps([values_of(role) for role in ROLES]))
+    argv = ["ansible-playbook", "-i", "inventories/production", str(playbook)]
+    done = ansible(*argv, FILEFORGE_CONFIG_COMMIT="0" * 40, ANSIBLE_CALLBACK_RESULT_FORMAT="json")
     assert done.returncode == 0, done.stdout + done.stderr
+    shown = [json.loads(f"{{{line}}}")["msg"].partition(" ") for line in done.stdout.splitlines() if line.startswith('    "msg": ')]
+    return {name: json.loads(values) for name, _blank, values in shown}
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda path: path.name)
+def test_the_production_inventory_gives_every_role_what_it_needs(
+    role: Path, values_in_production: dict[str, dict[str, t.Any]]
+) -> None:
+    """The defaults' templates hold with nothing but the inventory, and keep their types."""
+    specs = yaml.safe_load((role / "meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
     kinds = {"str": str, "path": str, "int": int, "float": (int, float), "bool": bool, "dict": dict, "list": list}
-    for name, value in json.loads((tmp_path / "values.json").read_text()).items():
+    values = values_in_production[role.name]
+    assert set(values) == set(yaml.safe_load((role / "defaults/main.yml").read_text()))
+    for name, value in values.items():
         assert isinstance(value, kinds[specs[name]["type"]]), (name, value)
 
 
