@@ -230,13 +230,13 @@ def unpack(raw: t.Any) -> t.Any:
         if message.get("properties", {}).get("body_encoding") == "base64":
             body = base64.b64decode(body).decode(errors="replace")
         return json.loads(body)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
 def _headers(raw: t.Any) -> dict[str, t.Any]:
     try:
         found = json.loads(text_of(raw)).get("headers")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -120,7 +120,7 @@ def read_head(raw: t.Any, header: str) -> Head:
 def _json(raw: t.Any) -> t.Any:
     try:
         return json.loads(text_of(raw))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

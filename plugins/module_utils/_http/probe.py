@@ -262,7 +262,7 @@ def judge(options: ProbeOptions, status: int | None, location: str, body: str) -
         return ""
     try:
         document = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return "the body is not JSON"
     for path, expected in options.body_json.items():
         problem = _differs(document, str(path), expected)

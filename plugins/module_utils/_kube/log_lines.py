@@ -158,7 +158,7 @@ def _json(text: str) -> dict[str, t.Any] | None:
         return None
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # a line may be nested as deeply as it is long
         return None
     return found if isinstance(found, dict) else None
 
@@ -182,8 +182,11 @@ def _text(value: t.Any) -> str:
         return ""
     if isinstance(value, dict):
         inner = _first(value, ("message", "msg", "type", "kind"))
-        return str(inner) if inner is not None else json.dumps(value, sort_keys=True)
-    return str(value)
+        value = value if inner is None else inner
+    try:
+        return json.dumps(value, sort_keys=True) if isinstance(value, dict) else str(value)
+    except RecursionError:
+        return ""
 
 
 # times
@@ -219,7 +222,7 @@ _FOLD = re.compile(
     r"|(?:[A-Z][a-z]{2} )?[A-Z][a-z]{2} {1,2}\d{1,2} \d\d:\d\d:\d\d(?: \d{4})?"
     r"|\d\d:\d\d:\d\d(?:[.,]\d+)?(?![\w:]))"
     r"|(?P<uuid>[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}\b)"
-    r"|(?P<mail>[\w.+-]+@[\w-]+\.[\w.-]*\w)"
+    r"|(?P<mail>[\w.+-]{1,64}@[\w-]+\.[\w.-]*\w)"  # no longer: each dash of a ruled line may begin one
     r"|(?P<address>\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?::\d{1,5})?\b"
     r"|\[?(?<![\w:.])(?=[0-9a-fA-F]{0,4}(?::[0-9a-fA-F]{0,4}){2,8}(?![\w:]))[0-9a-fA-F:]+(?:\]:\d{1,5})?)"
     r"|(?P<hex>0x[0-9a-fA-F]+\b|(?=[a-fA-F]*\d)(?=\d*[a-fA-F])[0-9a-fA-F]{8,}\b))"

@@ -311,6 +311,14 @@ def test_spans_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(tally.spans) == 3 and tally.matches == 10
 
 
+@pytest.mark.parametrize("end", ["", "1" + "}" * 2600 + "}"])
+def test_a_line_that_is_nested_too_deeply_is_text(end: str) -> None:
+    """Python reads nothing that is nested deeper than about a thousand times (up to 3.12): no line may end the review."""
+    nested = '{"a":' * 2600 + end
+    line = Matcher(Rules()).judge(f'2026-11-23T12:00:00Z {{"level": "error", "message": {nested}'.encode())
+    assert line is not None and (line.level == "error" or '"level": "error"' in line.message)
+
+
 def test_no_rule_of_folding_takes_forever() -> None:
     began = time.monotonic()
     for text in ("a" * 2000, "1" * 2000, ":" * 2000, "1:" * 1000, "a@" * 1000, "<n>" * 600, "-" * 2000, "a." * 1000, "ab:" * 700):
