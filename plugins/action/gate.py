@@ -27,6 +27,14 @@ UNATTENDED_ENVIRONMENT = ("AWX_ISOLATED_DATA_DIR", "RUNNER_OMIT_EVENTS")
 ANSWER_SECONDS = 1800
 
 
+def published(gate: Gate) -> dict[str, t.Any]:
+    """What set_stats would return: AWX hands it to the next job of a workflow as the extra variable ``confirm``.
+
+    Ansible joins what several gates or hosts publish; with a comma after each digest, all of them are confirmed.
+    """
+    return {"data": {"confirm": f"{gate.digest},"}, "per_host": False, "aggregate": True}
+
+
 class ActionModule(ActionBase):
     """Shows the plans and decides whether the run may go on."""
 
@@ -50,6 +58,8 @@ class ActionModule(ActionBase):
             for line in gate.lines():
                 self._display.display(line)
             result.update(self._decide(gate, options["confirm"].strip(), asks))
+            if gate.needed and not result["confirmed"]:
+                result["ansible_stats"] = published(gate)
         except OpsError as error:
             told = error.result()
             result.update(told, code=told.get("reason", told["code"]), failed=True)

@@ -20,7 +20,9 @@ description:
   - The digest of each plan is computed again from its title and steps and must be the one that the plan claims.
   - With one plan, its own digest is the one to confirm. With several, the digest covers all of them in their order.
   - Plans without any step need no confirmation, and neither do plans in which no step is destructive, unless O(always=true).
-  - In check mode it never asks and never stops a run for a missing or outdated confirmation. It returns the digest to confirm.
+  - In check mode it never asks and never stops a run for a missing or outdated confirmation. It returns the digest to confirm, and
+    publishes it as M(ansible.builtin.set_stats) would, under the name C(confirm). So the next job of a workflow in AWX gets it as
+    the extra variable C(confirm). Several gates and hosts publish their digests together, a comma after each.
   - Runs on the controller, for each host of the play by itself. Use C(run_once) to confirm the plans of several hosts at once.
 options:
   plans:
@@ -123,6 +125,11 @@ confirmed_by:
   returned: when confirmed
   type: str
   sample: digest
+ansible_stats:
+  description: The digest for the next job of a workflow, as C(confirm) in C(data).
+  returned: in check mode, when confirmation is needed and was not given
+  type: dict
+  sample: {data: {confirm: "6f1d2a0c9b8e4f37,"}, per_host: false, aggregate: true}
 code:
   description:
     - Why it failed. V(confirmation_needed), V(plan_changed) (another digest was confirmed), V(declined) (the answer at the

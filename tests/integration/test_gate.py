@@ -119,11 +119,12 @@ def test_harmless_plans_pass_unless_always(place: Path) -> None:
 def test_check_mode_never_stops_and_returns_the_digest(place: Path) -> None:
     plan = plan_of()
     for confirm in ("", "0123456789abcdef"):
-        ended = gate(place, plan).run("--check", "-e", f"confirm={confirm}")
+        ended = gate(place, plan).run("--check", "-e", f"confirm={confirm}", env={"ANSIBLE_SHOW_CUSTOM_STATS": "true"})
         assert ended.rc == 0, ended.output
         assert ended.registered["digest"] == plan["digest"]
         assert ended.registered["confirmed"] is False
         assert f"-e confirm={plan['digest']}" in ended.output
+        assert f"confirm: {plan['digest']}," in ended.output.partition("CUSTOM STATS")[2], "for the next job of a workflow"
 
 
 def test_yes_at_a_terminal_passes(place: Path) -> None:

@@ -111,3 +111,12 @@ def test_lines_show_everything_and_say_what_to_type() -> None:
     assert "    note: free disk: 1 GiB" in lines
     assert f"  to carry out exactly this: -e confirm={it.digest}" in lines
     assert "  no confirmation is needed" in gate(Plan("Restore")).lines()
+
+
+@given(st.lists(PLANS, min_size=1, max_size=3))
+def test_what_several_gates_publish_together_confirms_each(plans: list[Plan]) -> None:
+    """Ansible joins the texts of all hosts and gates, as AWX hands them to the next job."""
+    gates = [gate(plan, always=True) for plan in plans]
+    joined = "".join(action.published(it)["data"]["confirm"] for it in gates)
+    assert all(it.confirmed_by(joined) for it in gates)
+    assert all(it.check(joined) == it.needed for it in gates)
