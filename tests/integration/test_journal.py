@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import typing as t
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.lab.daemon import wait_until
 
 SECRET = "hunter2-hunter2"
 OTHER = "correct horse/battery+staple"
+HEADERS = {"Authorization": "Digest header-1-secret", "X-Own": "header-2-secret", "Cookie": "header-3-secret"}
 RESULT = """\
 #!/usr/bin/python
 import json
@@ -108,6 +110,7 @@ def test_no_secret_is_ever_written(place: Path, verbosity: str) -> None:
     result = {"msg": f"login with {SECRET} failed", "failed": True, "hint": f"https://u:{SECRET}@db/", "status": OTHER}
     tasks = [
         task("By name", "result", {"result": "{}", "api_token": SECRET}),
+        task("In headers", "ansible.builtin.uri", {"url": "http://127.0.0.1:9/", "headers": HEADERS}, ignore_errors=True),
         task("Hidden option", "result", {"result": "{}", "api_token": "x", "odd": "{{ db_password }}"}),
         task("In a message", "result", {"result": json.dumps(result)}, ignore_errors=True),
         task(
@@ -128,6 +131,7 @@ def test_no_secret_is_ever_written(place: Path, verbosity: str) -> None:
     ended = playbook.run(verbosity, "-e", "vault_token=extra-secret-value", env={"S3_SECRET_KEY": OTHER})
     assert ended.rc == 0, ended.output
     text = playbook.journal_files()[0].read_text()
+    assert not re.search("header-[0-9]-secret", text)
     for secret in (SECRET, OTHER, "unknown-1-pass", "abcdefghij0123", "no-log-42", "extra-secret-value", "nested-secret-value"):
         assert secret not in text, secret
     found = ends(entries_of(playbook))

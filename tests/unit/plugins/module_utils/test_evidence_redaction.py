@@ -68,6 +68,12 @@ def test_every_hidden_option_of_the_collection_sounds_secret() -> None:
         ("PGPASSWORD=s3cr3t psql", "s3cr3t"),
         ('{"password": "s3 cr3t"}', "s3 cr3t"),
         ("token: xyzzy-plugh", "xyzzy-plugh"),
+        ("curl -H 'Authorization: Digest s3cr3t' https://host", "s3cr3t"),
+        ('Authorization: Digest username="a", response="s3cr3t"', "s3cr3t"),
+        ("{'Authorization': 'own s3cr3t', 'Accept': '*'}", "s3cr3t"),
+        ("{'Cookie': 'session=s3cr3t; other=1'}", "s3cr3t"),
+        ("sent X-Api-Key: s3cr3t", "s3cr3t"),
+        ("set-cookie: session=s3cr3t; other=s3cr3t\nvary: *", "s3cr3t"),
         ("https://b/k?X-Amz-Signature=deadbeef&x=1", "deadbeef"),
         ("-----BEGIN RSA PRIVATE KEY-----\nMIIabc\n-----END RSA PRIVATE KEY-----", "MIIabc"),
         ("xoxb-1234567890-abcdef", "xoxb-1234567890-abcdef"),
@@ -80,7 +86,11 @@ def test_text_that_looks_like_a_credential(text: str, secret: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["base/2026-11-23-1405_base.tar.gz", "the token bucket is full", "https://host/path", "password={{ db_password }}"]
+    "text",
+    [
+        *["base/2026-11-23-1405_base.tar.gz", "the token bucket is full", "https://host/path", "password={{ db_password }}"],
+        *["authorization: the user may not do this", "cookie: it was not sent", "Authorization: {{ header }}", "Cookie: {{ jar }}"],
+    ],
 )
 def test_text_that_does_not_is_left_alone(text: str) -> None:
     assert Redactor().text(text) == text
@@ -133,3 +143,17 @@ def test_long_texts_and_lists_are_cut_after_redaction() -> None:
     redactor = Redactor(["needle-needle"])
     assert "needle" not in redactor.text(f"{'x' * 1995}needle-needle{'y' * 100}")
     assert redactor.value(list(range(60)))[-1] == "(10 more)"
+
+
+def test_headers_of_requests_are_hidden_but_for_what_is_no_secret() -> None:
+    redactor = Redactor()
+    headers = {"Authorization": "Digest abc", "X-Api-Key": "k", "Cookie": "a=b", "X-Auth": "own-way-in", "X-Scope": 7, "X-No": ""}
+    plain = {"Accept": "application/json", "Content-Type": "text/plain", "User-Agent": "ops"}
+    for name in ("headers", "prometheus_headers", "http_header"):
+        shown = redactor.value({"url": "https://host/", name: {**headers, **plain}})
+        assert shown == {"url": "https://host/", name: {**dict.fromkeys(headers, MASK), **plain, "X-No": ""}}
+    listed = [{"name": "X-Api-Key", "value": "k"}, {"key": "Cookie", "value": "c"}, {"name": "Accept", "value": "a"}]
+    assert [item["value"] for item in redactor.value({"pairs": listed})["pairs"]] == [MASK, MASK, "a"]
+    assert redactor.value({"name": "files", "value": 3, "key": "base/x"})["value"] == 3
+    redactor.learn_mapping({"probe": {"headers": {"X-Auth": "own-way-in", "Accept": "application/json"}}})
+    assert redactor.text("own-way-in for application/json") == f"{MASK} for application/json"
