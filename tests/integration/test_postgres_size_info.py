@@ -38,8 +38,6 @@ CREATE INDEX files_price ON files (price)
 CREATE INDEX files_recent ON files (at) WHERE owner = 1
 CREATE INDEX files_lower ON files (lower(path))
 CREATE INDEX files_hash ON files USING hash (path)
-CREATE TABLE ranks (place int, CONSTRAINT ranks_late UNIQUE (place) DEFERRABLE)
-CREATE UNIQUE INDEX ranks_place ON ranks (place)
 CREATE TABLE documents (id int, body text) WITH (fillfactor = 80)
 ALTER TABLE documents ALTER body SET STORAGE EXTERNAL
 INSERT INTO documents SELECT g, repeat('x', 9000) FROM generate_series(1, 300) AS g
@@ -136,13 +134,15 @@ def test_what_takes_room_and_what_is_waste(cluster: PostgresCluster, run_module:
 def test_duplicates(cluster: PostgresCluster) -> None:
     found = {row["name"]: (row["kind"], row["covered_by"]) for row in look(cluster)["duplicate_indexes"]}
     assert found == {"files_owner": ("prefix", "files_owner_done"), "files_owner_twin": ("same", "files_owner")}
-    cluster.execute("CREATE UNIQUE INDEX ranks_nulls ON ranks (place) NULLS NOT DISTINCT", "app")
     try:
+        cluster.execute("CREATE TABLE ranks (place int, CONSTRAINT ranks_late UNIQUE (place) DEFERRABLE)", "app")
+        cluster.execute("CREATE UNIQUE INDEX ranks_place ON ranks (place)", "app")
+        cluster.execute("CREATE UNIQUE INDEX ranks_nulls ON ranks (place) NULLS NOT DISTINCT", "app")
         assert {row["name"] for row in look(cluster)["duplicate_indexes"]} == set(found)
         cluster.execute("CREATE UNIQUE INDEX ranks_again ON ranks (place) NULLS NOT DISTINCT", "app")
         assert {row["name"] for row in look(cluster)["duplicate_indexes"]} == {*found, "ranks_again"}
     finally:
-        cluster.execute("DROP INDEX IF EXISTS ranks_nulls, ranks_again", "app")
+        cluster.execute("DROP TABLE IF EXISTS ranks", "app")
 
 
 def test_unused_needs_old_counters_and_every_standby(cluster: PostgresCluster, place: Path) -> None:
