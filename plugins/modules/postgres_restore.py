@@ -29,7 +29,8 @@ options:
   target_time:
     description:
       - The point in time to restore to, as an ISO 8601 date and time with an offset from UTC, such as
-        V(2026-11-23T14:05:00+00:00). Transactions that committed at or before it are there afterwards, later ones are not.
+        V(2026-11-23T14:05:00+00:00) or V(20261123T160500+0200). Transactions that committed at or before it are there afterwards,
+        later ones are not.
       - V(latest) replays all archived WAL.
     type: str
     required: true
