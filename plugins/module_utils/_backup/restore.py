@@ -144,7 +144,7 @@ class Restore:
                     return finished
                 work = self._look(store)
                 work.plan.require(self._options.plan_digest)
-            if work.attempt is None or not work.attempt.irrevocable:
+            if work.chosen is not None:
                 self._fetch(store, work)
                 work.facts["inode"] = os.stat(work.layout.new).st_ino
                 self._mark(work, state.SWAPPING)
@@ -274,7 +274,7 @@ class Restore:
             facts=work.facts,
             recovery=work.replay.as_dict(),
             begun=iso(now()) or "",
-            timings=work.attempt.timings if work.attempt is not None else [],
+            timings=work.attempt.timings if work.attempt is not None and not work.attempt.irrevocable else [],
         )
         state.save_attempt(self._options.data_directory, work.attempt)
         make_folder(work.layout.private, work.owner)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import types
 import typing as t
 from pathlib import Path
 
@@ -142,6 +143,23 @@ def test_a_recovery_that_takes_long_is_watched_again(world: World) -> None:
         world.run(force=True)
     world.error = None
     assert world.run(force=True).changed
+
+
+def test_what_is_planned_anew_is_fetched_anew(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a given up attempt had reached; its times are not this one's."""
+    attempt = world.attempt()
+    attempt.timings = [{"phase": "replay"}]
+    layout = Layout(str(world.directory), "f" * 16)
+    Path(layout.new).mkdir()
+    chosen = types.SimpleNamespace(index=None)
+    work = restore.Work(Plan("another"), layout, REPLAY, {"name": "b"}, {"major": 15}, t.cast(t.Any, chosen), attempt)
+    phases = []
+    monkeypatch.setattr(Restore, "_look", lambda engine, _store: setattr(engine, "_seen", engine._situation()) or work)
+    monkeypatch.setattr(Restore, "_fetch_plain", lambda *_unused: phases.append(world.attempt()))
+    monkeypatch.setattr(Restore, "_carry_on", lambda *_unused: phases.append(world.attempt()))
+    world.run(target_time="2026-11-23T14:05:00Z")
+    assert [found.phase for found in phases] == [state.FETCHING, state.SWAPPING]
+    assert [found.timings for found in phases] == [[], []]
 
 
 def test_what_is_given_up_leaves_no_credentials(world: World) -> None:
