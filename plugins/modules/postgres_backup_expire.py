@@ -142,6 +142,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils import _argspec
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.expire_run import ExpireOptions, run_expiry
 from ansible_collections.fileforge.ops.plugins.module_utils._module import conclude
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import S3Options, Store
+from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.names import check_prefix
 from ansible_collections.fileforge.ops.plugins.module_utils._time import now
 
 SPEC: _argspec.Spec = {
@@ -161,7 +162,7 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     options.check()
     result = run_expiry(
         Store(S3Options.from_params(params)),
-        params["prefix"],
+        check_prefix(params["prefix"]),
         options,
         now(),
         check_mode=module.check_mode,

@@ -247,6 +247,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._backup.verify_commo
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption
 from ansible_collections.fileforge.ops.plugins.module_utils._module import conclude
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import S3Options, Store
+from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.names import check_prefix
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.verify import Assertion
 from ansible_collections.fileforge.ops.plugins.module_utils._progress import Progress
 
@@ -302,6 +303,7 @@ def options_of(params: t.Mapping[str, t.Any]) -> VerifyOptions:
     values = {field.name: params[field.name] for field in dataclasses.fields(VerifyOptions)}
     jobs = params["jobs"]
     values.update(
+        prefix=check_prefix(params["prefix"]),
         scratch_directory=os.path.realpath(params["scratch_directory"]),
         minimum_rows=rows_of(params["minimum_rows"]),
         assertions=tuple(Assertion(**item) for item in params["assertions"]),

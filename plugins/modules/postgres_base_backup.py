@@ -21,7 +21,7 @@ description:
   - Must run on the database's host, as the user that PostgreSQL runs as or as root.
 options:
   prefix:
-    description: What stands before all keys in the bucket, literally. Give each cluster a bucket or prefix of its own.
+    description: What stands before all keys in the bucket, with its final slash. Give each cluster a bucket or prefix of its own.
     type: str
     default: ''
   label:

@@ -20,7 +20,8 @@ description:
     O(format=custom)), and C(database/latest.json) names it.
 options:
   prefix:
-    description: What stands before C(database/) in all keys in the bucket, literally. Give each database a prefix of its own.
+    description:
+      - What stands before C(database/) in all keys in the bucket, with its final slash. Give each database a prefix of its own.
     type: str
     default: ''
   format:

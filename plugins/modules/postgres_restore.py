@@ -279,6 +279,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._backup.restore_reco
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption
 from ansible_collections.fileforge.ops.plugins.module_utils._module import conclude
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import S3Options
+from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.names import check_prefix
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.cluster import Control, ServerOptions
 from ansible_collections.fileforge.ops.plugins.module_utils._progress import Progress
 
@@ -326,7 +327,7 @@ def options_of(params: t.Mapping[str, t.Any]) -> RestoreOptions:
         s3=S3Options.from_params(params),
         data_directory=os.path.realpath(params["data_directory"]),
         target_time=params["target_time"],
-        prefix=params["prefix"],
+        prefix=check_prefix(params["prefix"]),
         target_timeline=params["target_timeline"],
         backup=params["backup"],
         tablespace_map=params["tablespace_map"],

@@ -173,6 +173,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._backup.wal_archive 
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption
 from ansible_collections.fileforge.ops.plugins.module_utils._module import conclude
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import S3Options
+from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.names import check_prefix
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.cluster import (
     Control,
     Server,
@@ -227,7 +228,7 @@ def archive_options(params: dict[str, t.Any]) -> ArchiveOptions:
             raise InvalidOption(name, params[name], f"must be at least {least}")
     return ArchiveOptions(
         s3=S3Options.from_params(params),
-        prefix=params["prefix"],
+        prefix=check_prefix(params["prefix"]),
         program_path=params["program_path"],
         config_path=params["config_path"],
         spool_directory=params["spool_directory"],

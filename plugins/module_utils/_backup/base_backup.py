@@ -35,6 +35,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._backup.base_upload 
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.wal_store import WalStore
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import IntegrityError, InvalidOption, OpsError, Refused
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import MultipartUpload, ObjectInfo, Store
+from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.names import check_prefix
 from ansible_collections.fileforge.ops.plugins.module_utils._plan import Plan, Step, human_bytes
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres import wal
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.connection import PostgresOptions, query
@@ -69,6 +70,7 @@ class BackupOptions:
 
     def check(self) -> None:
         """Raise InvalidOption for values that cannot be used."""
+        check_prefix(self.prefix)
         limits = {
             "jobs": (1, 64),
             "compression_level": (0, 9),

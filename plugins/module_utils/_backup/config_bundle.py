@@ -25,6 +25,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._errors import (
     Refused,
 )
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import ObjectInfo, Store
+from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.names import check_prefix
 
 BRANCH = "production"
 _COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
@@ -48,6 +49,7 @@ class ConfigBundle:
     def __init__(self, store: Store, options: BundleOptions) -> None:
         if not os.path.isdir(options.repository):
             raise InvalidOption("repository", options.repository, "is not a directory on this host")
+        check_prefix(options.prefix)
         self._store = store
         self._options = options
         self._owner = _owner(options.repository)

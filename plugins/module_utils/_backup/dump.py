@@ -35,6 +35,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._errors import (
     WaitTimeout,
 )
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import MultipartUpload, Store, run_all
+from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.names import check_prefix
 from ansible_collections.fileforge.ops.plugins.module_utils._plan import Plan, Step, human_bytes
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.connection import PostgresOptions
 from ansible_collections.fileforge.ops.plugins.module_utils._process import Piped, interruptible, piped
@@ -77,6 +78,7 @@ class DumpOptions:
 
     def check(self) -> None:
         """Raise InvalidOption for values that cannot be used."""
+        check_prefix(self.prefix)
         limits = {
             "jobs": (1, 64),
             "compression_level": (0, 9),

@@ -10,8 +10,23 @@ from __future__ import annotations
 
 import unicodedata
 
+from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption
+
 LONGEST_NAME = 255
 LONGEST_PATH = 4095
+
+
+def check_prefix(prefix: str) -> str:
+    """What stands before the keys of backups, as it is. Raises InvalidOption unless it is empty or names a directory.
+
+    It is put before ``base/``, ``wal/`` and the like as it stands, also by whoever composes the prefix of the files: without its
+    slash, backups would lie beside the directory that was meant, and other prefixes could begin with it.
+    """
+    if prefix.startswith("/") or "//" in prefix:
+        raise InvalidOption("prefix", prefix, "keys do not begin with a slash and have no empty components")
+    if prefix and not prefix.endswith("/"):
+        raise InvalidOption("prefix", prefix, "must end in a slash", hint=f"use {prefix}/")
+    return prefix
 
 
 def key_path(key: str) -> bytes:

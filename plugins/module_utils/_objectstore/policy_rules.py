@@ -15,6 +15,7 @@ import json
 import typing as t
 
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import InvalidOption
+from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.names import check_prefix
 
 Rule = t.Dict[str, t.Any]
 
@@ -59,8 +60,7 @@ class PolicyOptions:
                 raise InvalidOption(name, getattr(self, name), "must be at least 1")
         if not self.files_prefix.strip("/") or self.files_prefix.startswith("/"):
             raise InvalidOption("files_prefix", self.files_prefix, "must name the place of the files in the bucket")
-        if self.prefix and not self.prefix.endswith("/"):
-            raise InvalidOption("prefix", self.prefix, "must end in a slash", hint=f"use {self.prefix}/")
+        check_prefix(self.prefix)
         if self.encryption_key and self.encryption != "aws:kms":
             raise InvalidOption("encryption_key", self.encryption_key, "is only of use with encryption=aws:kms")
         if self.archive_class == "STANDARD_IA" and self.archive_after_days < 30:

@@ -12,6 +12,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._backup.report impor
 from ansible_collections.fileforge.ops.plugins.module_utils._checks import result_of
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import AccessDenied, InvalidOption, NotFound, Unavailable
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import S3Options, Store
+from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.names import check_prefix
 from ansible_collections.fileforge.ops.plugins.module_utils._time import iso, now, parse_time
 
 ARGUMENTS = merge(
@@ -52,9 +53,10 @@ def limits_of(params: dict[str, t.Any]) -> Limits:
 def operate(params: dict[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Read the bucket and return the result of the module."""
     limits = limits_of(params)
+    prefix = check_prefix(params["prefix"])
     options = S3Options.from_params(params)
     try:
-        report = Report(Catalog.load(Store(options), params["prefix"]), limits, now())
+        report = Report(Catalog.load(Store(options), prefix), limits, now())
         return {
             "changed": False,
             "backups": report.backups,
