@@ -50,7 +50,7 @@ def config_text(
     tablespaces: t.Mapping[str, t.Any] | None = None,
 ) -> bytes:
     """The configuration file. It holds secrets. ``tablespaces``: rules for those that replay makes."""
-    values = {
+    values: dict[str, t.Any] = {
         "bucket": options.bucket,
         "endpoint": options.endpoint,
         "region": options.region,
