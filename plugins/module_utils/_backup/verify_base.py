@@ -24,7 +24,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._backup.verify_commo
 )
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import IntegrityError, OpsError, Refused
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import Store
-from ansible_collections.fileforge.ops.plugins.module_utils._postgres.cluster import ServerOptions, read_version
+from ansible_collections.fileforge.ops.plugins.module_utils._postgres.cluster import HOST, ServerOptions, read_version
 from ansible_collections.fileforge.ops.plugins.module_utils._progress import Progress
 from ansible_collections.fileforge.ops.plugins.module_utils._time import iso
 from ansible_collections.fileforge.ops.plugins.module_utils._wait import Deadline
@@ -43,6 +43,8 @@ _ENVIRONMENT = (
     "data_directory_mount",
 )
 """Refusals of a restore that say something about this host and nothing about the backup."""
+_UNKNOWN = (HOST, "tablespace_created")
+"""Reasons of a recovery that could not go on here, although the backup may be good."""
 
 
 def choose(store: Store, options: VerifyOptions) -> BaseSubject:
@@ -195,7 +197,7 @@ class BaseSubject:
             raise error
         if reason == "archive_damaged" or (isinstance(error, IntegrityError) and phase in ("", "fetch")):
             findings.bad("verify.checksum", error.message)
-        elif could_not(error) or reason == "tablespace_created" or phase in ("", "fetch", "sync"):
+        elif could_not(error) or reason in _UNKNOWN or phase in ("", "fetch", "sync"):
             findings.unknown("verify.restore", error.message, hint=error.hint)
         else:
             findings.bad("verify.restore", error.message, hint=error.hint, evidence=error.state.get("log"))

@@ -471,15 +471,13 @@ def server_failure(log: str) -> OpsError:
     fatal = next((line for line in reversed(lines) if re.search(r"\b(FATAL|PANIC):", line) and not _ordinary(line)), "")
     errors = [line for line in lines[-80:] if "fileforge-wal" in line and " LOG:" not in line]
     text = re.sub(r"^.*?\b(FATAL|PANIC):\s*", r"\1: ", fatal) or "it left no FATAL line in its log"
-    hint = next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, fatal)), "read the server's log")
-    detail = f" ({errors[-1]})" if errors else ""
-    message = f"the server ended during recovery: {text}{detail}"
+    hint, reason = next((found[1:] for found in _REMEDIES if re.search(found[0], fatal)), ("read the server's log", ""))
     if errors and "younger than the base backup" in errors[-1]:
-        hint = (
-            "take a newer base backup, or choose a target_time before CREATE TABLESPACE; in place: move the files away, run again"
-        )
-        return OpsError(message, hint=hint, log=lines[-20:], reason="tablespace_created")
-    return OpsError(message, hint=hint, log=lines[-20:])
+        hint = "take a newer base backup, or choose a target_time before it; in place: move the files away, then run this again"
+        reason = "tablespace_created"
+    detail = f" ({errors[-1]})" if errors else ""
+    more = {"reason": reason} if reason else {}
+    return OpsError(f"the server ended during recovery: {text}{detail}", hint=hint, log=lines[-20:], **more)
 
 
 def _ordinary(line: str) -> bool:
@@ -488,28 +486,34 @@ def _ordinary(line: str) -> bool:
     )
 
 
-_REMEDIES: tuple[tuple[str, str], ...] = (
-    (r"recovery ended before configured recovery target", "WAL up to the target is missing: choose an earlier target_time"),
-    (r"requested recovery stop point is before consistent", "choose an older backup, or a later target_time"),
+HOST = "this_host"
+"""Reason of failures that another host, or this one with other settings, would not have: they say nothing about the backup."""
+_REMEDIES: tuple[tuple[str, str, str], ...] = (
+    (r"recovery ended before configured recovery target", "WAL up to the target is missing: choose an earlier target_time", ""),
+    (r"requested recovery stop point is before consistent", "choose an older backup, or a later target_time", ""),
     (
         r"could not restore file|restore_command|terminated by signal",
         "the WAL program failed: see its line, then run this again; it continues",
+        "",
     ),
-    (r"requested timeline .* is not a child", "choose a backup of an ancestor timeline, or another target_timeline"),
-    (r"insufficient parameter settings|is a lower setting than", "raise the named setting with server_options"),
-    (r"No space left on device", "make room on the file system, then run this again; it continues"),
+    (r"requested timeline .* is not a child", "choose a backup of an ancestor timeline, or another target_timeline", ""),
+    (r"insufficient parameter settings|is a lower setting than", "raise the named setting with server_options", HOST),
+    (r"No space left on device", "make room on the file system, then run this again; it continues", HOST),
     (
         r"could not (bind|create lock file)|Address already in use",
         "another server uses the port or socket: set port or socket_directory",
+        HOST,
     ),
     (
         r"could not create shared memory|could not map anonymous",
         "the host has too little memory: lower shared_buffers with server_options",
+        HOST,
     ),
     (
         r"could not access file|could not load library",
         "an extension's library is missing: install it, or set shared_preload_libraries with server_options",
+        HOST,
     ),
-    (r"could not access the server configuration file", "set config_file"),
-    (r"archive_mode|wal_level", "set the named setting with server_options"),
+    (r"could not access the server configuration file", "set config_file", HOST),
+    (r"archive_mode|wal_level", "set the named setting with server_options", HOST),
 )

@@ -21,7 +21,13 @@ from ansible_collections.fileforge.ops.plugins.module_utils._backup import (
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.scratch_server import Place as Scratch
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.verify_common import Findings, VerifyOptions
 from ansible_collections.fileforge.ops.plugins.module_utils._checks import Check
-from ansible_collections.fileforge.ops.plugins.module_utils._errors import IntegrityError, InvalidOption, Refused, WaitTimeout
+from ansible_collections.fileforge.ops.plugins.module_utils._errors import (
+    IntegrityError,
+    InvalidOption,
+    OpsError,
+    Refused,
+    WaitTimeout,
+)
 from ansible_collections.fileforge.ops.plugins.module_utils._progress import Progress
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -90,6 +96,18 @@ def test_the_newest_base_backup_is_one_that_was_finished() -> None:
     with pytest.raises(Refused) as caught:
         verify_base.choose(t.cast("t.Any", place), options(kind="base", backup="other"))
     assert caught.value.state["reason"] == "backup_unknown"
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"), [("this_host", "unknown"), ("tablespace_created", "unknown"), ("another", "critical")]
+)
+def test_a_recovery_that_could_not_go_on_here_says_nothing_about_the_backup(reason: str, status: str) -> None:
+    subject = verify_base.choose(t.cast("t.Any", simple()), options(kind="base"))
+    progress = Progress()
+    progress.timings.append({"phase": "replay"})
+    findings = Findings(["verify.restore"])
+    subject._failed(OpsError("the server ended during recovery", reason=reason), findings, progress)
+    assert [check.status for check in findings.complete()] == [status]
 
 
 def test_what_was_not_reached_is_unknown() -> None:

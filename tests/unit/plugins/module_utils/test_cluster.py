@@ -199,4 +199,17 @@ def test_a_younger_tablespace_has_a_reason_of_its_own() -> None:
     line = "fileforge-wal: 0A: replay would make the tablespace 7, younger than the base backup, at /x"
     failure = cluster.server_failure(f"{line}\nx FATAL:  could not restore file")
     assert failure.state["reason"] == "tablespace_created"
-    assert "CREATE TABLESPACE" in failure.hint
+    assert "newer base backup" in failure.hint
+
+
+@pytest.mark.parametrize(
+    ("fatal", "reason"),
+    [
+        ('could not access file "pg_cron": No such file or directory', cluster.HOST),
+        ("could not write to file: No space left on device", cluster.HOST),
+        ("recovery ended before configured recovery target was reached", None),
+        ("something nobody knows", None),
+    ],
+)
+def test_what_this_host_lacks_says_nothing_about_the_backup(fatal: str, reason: str | None) -> None:
+    assert cluster.server_failure(f"x FATAL:  {fatal}").state.get("reason") == reason
