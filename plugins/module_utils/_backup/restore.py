@@ -489,6 +489,7 @@ class Restore:
         make_folder(spool, work.owner)
         rules = {
             "copy": self._options.scratch,
+            "oids": [tablespace.oid for tablespace in work.layout.tablespaces],
             "own": [tablespace.location for tablespace in work.layout.tablespaces],
             "version_directory": f"PG_{work.facts['major']}_{read_control(work.layout.data_directory).catalog_version}",
             "notes": os.path.join(work.layout.private, "tablespaces"),

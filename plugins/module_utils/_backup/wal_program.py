@@ -545,12 +545,15 @@ _CREATE = re.compile(rb"\x05\x00\x00(?=.{4}[\xfc-\xff])", re.DOTALL)
 def check_tablespaces(rules: dict[str, t.Any], name: str, data: bytes) -> None:
     """Raise Problem when replay of a segment would make a tablespace in a directory that is not this recovery's own.
 
-    Rules: ``copy`` (a copy makes none at all, they would be another server's), ``own`` (locations of the restored ones),
-    ``version_directory`` and ``notes`` (a path for what has to be remembered from one call to the next).
+    Rules: ``copy`` (a copy makes none at all, they would be another server's), ``oids`` and ``own`` (numbers of the restored ones,
+    whose records come before those that are replayed, and their locations), ``version_directory`` and ``notes`` (a path for what
+    has to be remembered from one call to the next).
     """
     stream = stream_of(data)
     tail = _take_tail(f"{rules['notes']}.tail", name, len(data), stream)
     for oid, location in created_tablespaces(tail + stream):
+        if oid in rules["oids"]:
+            continue
         what = f"{name}: replay would make the tablespace {oid}, younger than the base backup, at {location}"
         if rules["copy"]:
             raise Problem(TABLESPACE, f"{what}, which this copy must not touch")

@@ -290,7 +290,13 @@ class Replayed:
         self.location, self.own, self.bucket = path / "space", path / "own", bucket
         self.directory = self.location / "PG_15_202209061"
         self.directory.mkdir(parents=True)
-        rules = {"copy": copy, "own": [str(self.own)], "version_directory": self.directory.name, "notes": str(path / "notes")}
+        rules = {
+            "copy": copy,
+            "oids": [16399],
+            "own": [str(self.own)],
+            "version_directory": self.directory.name,
+            "notes": str(path / "notes"),
+        }
         self.config, self.target = str(path / "replay.json"), path / "target"
         wal_install.write_config(self.config, OPTIONS, "db1/", "", tablespaces=rules)
 
@@ -302,10 +308,10 @@ class Replayed:
         return status
 
 
-def created(location: Path, before: int = 1000) -> Wal:
+def created(location: Path, before: int = 1000, oid: int = 16400) -> Wal:
     made = Wal()
     made.fill(before)
-    made.tablespace(16400, str(location))
+    made.tablespace(oid, str(location))
     made.fill()
     return made
 
@@ -318,6 +324,7 @@ def test_a_copy_makes_no_tablespace(tmp_path: Path, bucket: type[Bucket], capsys
     other = Wal()
     other.fill()
     assert replayed.fetch(other, 1) == 0
+    assert replayed.fetch(created(replayed.location, oid=16399), 1) == 0  # the backup has it
 
 
 def test_a_record_that_two_segments_share(tmp_path: Path, bucket: type[Bucket]) -> None:
