@@ -18,7 +18,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._backup.base_backups
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.dumps import Dump, list_dumps, read_pointer
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.expire import Archive, Backup, Decision, Policy, by_age, decide
 from ansible_collections.fileforge.ops.plugins.module_utils._backup.wal_store import StoredSegment, WalStore
-from ansible_collections.fileforge.ops.plugins.module_utils._checks import CRITICAL
+from ansible_collections.fileforge.ops.plugins.module_utils._checks import CRITICAL, UNKNOWN
 from ansible_collections.fileforge.ops.plugins.module_utils._errors import IntegrityError, InvalidOption, OpsError, Refused
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import RunningUpload, Store
 from ansible_collections.fileforge.ops.plugins.module_utils._plan import Plan, Step
@@ -92,10 +92,14 @@ class Expiry:
         self._removals = [*self._of_backups(), *self._of_dumps(), *self._of_wal()]
 
     def _failed_verifications(self) -> set[tuple[str, str]]:
-        """Kind and name of backups whose last verification found them bad: they do not count as what must stay."""
+        """Kind and name of backups whose last verification found them bad: they do not count as what must stay.
+
+        One that could not look (unknown) takes nothing back of what an earlier one found.
+        """
         last: dict[tuple[str, str], str] = {}
         for record in verifications.newest_first(self._store, self._prefix):
-            last.setdefault((record.kind, record.backup), record.verdict)
+            if record.verdict != UNKNOWN:
+                last.setdefault((record.kind, record.backup), record.verdict)
         return {subject for subject, status in last.items() if status == CRITICAL}
 
     # -- facts --------------------------------------------------------------------------------------------------------

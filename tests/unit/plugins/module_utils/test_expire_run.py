@@ -258,6 +258,7 @@ def verified(bucket: Bucket, kind: str, name: str, status: str, age: float, *che
 
 def test_what_its_last_verification_found_bad_is_not_what_stays() -> None:
     bucket = history()
+    verified(bucket, "base", "2026-11-12-0300", "unknown", 0.5)  # it could not look
     verified(bucket, "base", "2026-11-12-0300", "critical", 1)
     verified(bucket, "base", "2026-11-12-0300", "ok", 3)
     verified(bucket, "base", "2026-11-07-0300", "ok", 1)
