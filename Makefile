@@ -9,7 +9,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 export PYTHONDONTWRITEBYTECODE := 1
 PYTEST := python -m pytest -p no:cacheprovider
 
-.PHONY: help setup drill test lint lint-quick sanity unit live integration faults molecule bench lab-up lab-status lab-down docs clean
+.PHONY: help setup drill test lint lint-quick lint-ansible sanity unit live integration faults molecule bench lab-up lab-status lab-down clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -20,12 +20,15 @@ setup: ## Make .venv and install what is missing
 drill: setup ## Bring up the lab, back it up, destroy it, restore it; print RTO, RPO and the report
 	@python -m tests.lab.drill
 
+# The static checks use one processor, so the unit tests run beside them; the live tests use all there are.
 test: setup ## Everything that must pass
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint unit
 	@$(MAKE) --no-print-directory live
 	@$(MAKE) --no-print-directory molecule
 
-lint: lint-quick sanity ## All static checks
+lint: lint-quick sanity lint-ansible ## All static checks
+
+lint-ansible: setup ## ansible-lint, and the changelog
 	ansible-lint --offline --profile production --strict
 	antsibull-changelog lint
 

@@ -21,7 +21,7 @@ from ansible_collections.fileforge.ops.plugins.module_utils._files import fsync_
 from ansible_collections.fileforge.ops.plugins.module_utils._objectstore.client import Store
 from ansible_collections.fileforge.ops.plugins.module_utils._postgres.cluster import CONTROL_FILE, read_control
 
-_PARTS = frozenset(("base", *(name.split("/")[0] for name in FOLDERS)))
+_PARTS = frozenset(("base", *(name.partition("/")[0] for name in FOLDERS)))
 _REFILLED = frozenset(
     ("pg_dynshmem", "pg_notify", "pg_replslot", "pg_serial", "pg_snapshots", "pg_stat_tmp", "pg_subtrans", "pg_wal")
 )
