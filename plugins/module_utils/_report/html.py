@@ -47,7 +47,7 @@ STYLE = """\
 .spark circle { fill: var(--c0); }
 .moves { margin: 0; padding-left: 1.2em; font-size: 14px; }
 .section { margin-top: 12px; padding: 10px 20px; } .section > summary { display: flex; gap: 12px; align-items: center; }
-.section > summary { color: var(--ink); font-size: 15px; } .section > summary b { flex: 1; }
+.section > summary { color: var(--ink); font-size: 15px; } .section > summary b { flex: 1; min-width: 7em; }
 .section > summary::before { content: "\\25b8"; color: var(--muted); } .section[open] > summary::before { content: "\\25be"; }
 .section > table { table-layout: fixed; } .section > table > thead th:nth-child(1) { width: 112px; }
 .section > table > thead th:nth-child(2) { width: 32%; } .section > table > thead th:nth-child(4) { width: 108px; }
