@@ -10,6 +10,9 @@ import sys
 
 from tests.molecule import hosts
 
+LIMIT = 1800
+"""Seconds for all scenarios; more means that a host hangs."""
+
 
 def main() -> int:
     own = os.environ.get("MOLECULE_HOSTS")
@@ -27,7 +30,10 @@ def main() -> int:
         return 0
     try:
         hosts.up()
-        return subprocess.run(hosts.inside(*molecule), cwd=hosts.ROOT, env=environment, check=False).returncode
+        return subprocess.run(hosts.inside(*molecule), cwd=hosts.ROOT, env=environment, check=False, timeout=LIMIT).returncode
+    except subprocess.TimeoutExpired:
+        print(f"molecule: not done within {LIMIT} s")
+        return 1
     finally:
         hosts.down()
 
