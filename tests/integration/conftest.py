@@ -26,7 +26,10 @@ from tests.lab.s3 import S3Server
 
 Arguments = t.Mapping[str, t.Any]
 
-LONGEST = ("playbooks", "test_dr_restore", "test_postgres_restore", "test_kill", "test_index_rebuild", "test_drill")
+LONGEST = (
+    *("test_postgres_restore", "playbooks", "test_kill", "test_dr_restore", "test_drill", "test_kube_rollout"),
+    *("test_postgres_base_backup", "test_s3_tree", "test_postgres_wal_archive", "test_lab", "test_index_rebuild"),
+)
 """Groups of tests that begin first, so that none of them is alone at the end."""
 
 
