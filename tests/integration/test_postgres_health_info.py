@@ -369,10 +369,13 @@ def test_what_rots(server: PostgresCluster, monkeypatch: pytest.MonkeyPatch) -> 
     assert debt.evidence[0]["autovacuum"] == "off" and "db_maintenance" in debt.hint
     server.execute("DROP TABLE twice", "fileforge")
     server.execute("ALTER SYSTEM SET max_connections = 61")
+    server.execute("ALTER SYSTEM SET recovery_target_time = '2026-01-01 00:00:00+00'")
     server.execute("SELECT pg_reload_conf()")
-    wait_until(lambda: server.execute("SELECT 1 FROM pg_settings WHERE pending_restart"), 20, "the setting to be pending")
+    pending = "SELECT 1 FROM pg_settings WHERE pending_restart AND name = 'recovery_target_time'"
+    wait_until(lambda: server.execute(pending), 20, "the settings to be pending")
     assert only(look(server, "pending_restart"), "pending_restart").evidence == ["max_connections"]
     server.execute("ALTER SYSTEM RESET max_connections")
+    server.execute("ALTER SYSTEM RESET recovery_target_time")
     server.execute("SELECT pg_reload_conf()")
     real = health_server.time.time
     monkeypatch.setattr(health_server.time, "time", lambda: real() + 3)

@@ -14,7 +14,11 @@ CHECKPOINTS = 100
 BLOCKS = 100_000
 """Fewer blocks than this say nothing about the cache."""
 
-_PENDING = "SELECT name, setting, coalesce(unit, '') AS unit FROM pg_settings WHERE pending_restart ORDER BY name"
+_PENDING = (
+    "SELECT name, setting, coalesce(unit, '') AS unit FROM pg_settings WHERE pending_restart"
+    # What a restore was told is over with it: it stays pending until the next restart, and means nothing to a primary.
+    " AND (pg_is_in_recovery() OR NOT starts_with(name, 'recovery_target')) ORDER BY name"
+)
 _CHECKPOINTS = (
     (
         17,
